@@ -1,0 +1,4 @@
+//! The pure part: stamps in, segments out. No IO, no clock reads, no aya, no tokio.
+
+pub mod align;
+pub mod quantiles;

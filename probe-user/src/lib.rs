@@ -1,0 +1,14 @@
+//! From kernel stamps to named segments: the user side of pikoscope's probe.
+//!
+//! A received packet walks one way, and every step yields a plain value:
+//!
+//! ```text
+//! socket filter -> ring -> drain -> correlate -> align -> breakdown -> window
+//!       (load)             (IO)    |------------ analysis, pure ------------|
+//! ```
+//!
+//! [`clock`] turns readings of NTP daemons and of the kernel's clocks into one bounded offset; its values are
+//! what [`analysis`] works with. Nothing under `analysis` does IO or reads a clock.
+
+pub mod analysis;
+pub mod clock;
