@@ -11,4 +11,9 @@
 //! what [`analysis`] works with. Nothing under `analysis` does IO or reads a clock.
 
 pub mod analysis;
+pub mod btf;
 pub mod clock;
+pub mod drain;
+pub mod load;
+pub mod recv;
+pub mod timestamping;

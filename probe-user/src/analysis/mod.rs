@@ -1,4 +1,6 @@
 //! The pure part: stamps in, segments out. No IO, no clock reads, no aya, no tokio.
 
 pub mod align;
+pub mod breakdown;
+pub mod correlate;
 pub mod quantiles;
