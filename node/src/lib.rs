@@ -1,3 +1,7 @@
 //! stub
 #![forbid(unsafe_code)]
+pub mod config;
+pub mod control;
+pub mod metrics;
 pub mod report;
+pub mod stats;

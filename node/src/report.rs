@@ -28,8 +28,11 @@ pub struct NodeReport {
     pub probe: ProbeReport,
     /// Directed paths that end here.
     pub paths: Vec<PathReport>,
-    /// Entries learnt here, by origin.
+    /// Entries that users set and that propagated to here, by origin.
     pub entries: Vec<EntryReport>,
+    /// The same for the nodes' beacons: samples of an idle cluster.
+    #[serde(default)]
+    pub beacons: Vec<EntryReport>,
     /// Members this node knows, itself included.
     pub members: Vec<MemberReport>,
     /// Datagrams that were refused, by reason.

@@ -1,0 +1,511 @@
+//! Settings: a TOML file, overridden by flags, checked once and turned into one [`Config`].
+//!
+//! Every key of the file is the flag's name with underscores (`interval_ms` for `--interval-ms`, `seeds` for
+//! `--seed`). A key that does not exist is an error. What is accepted is all checked here: whoever holds a
+//! [`Config`] need not look again.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use probe_ebpf::time::Span;
+use serde::Deserialize;
+
+/// Gossip port unless told otherwise (UDP and TCP): unassigned by IANA, and none of Piko's.
+pub const GOSSIP_PORT: u16 = 7176;
+/// Port of `/metrics` and `/healthz` unless told otherwise.
+pub const METRICS_PORT: u16 = 7177;
+/// Longest node id in bytes: it travels in every packet.
+pub const MAX_NODE_ID: usize = 128;
+/// Largest UDP payload over IPv4.
+const MAX_UDP_PAYLOAD: usize = 65_507;
+/// Below this a digest of a few nodes no longer fits.
+const MIN_PACKET: usize = 512;
+
+/// Which source of kernel stamps to use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ProbeMode {
+    /// The best one that is permitted; `doctor` tells which and why.
+    #[default]
+    Auto,
+    /// Tier 1, the eBPF socket filter; not permitted is an error.
+    Ebpf,
+    /// Tier 0, `SO_TIMESTAMPING`; needs no privilege.
+    Timestamping,
+    /// No kernel stamps: only what the application itself sees.
+    Off,
+}
+
+/// How much is logged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the names say it all")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    #[default]
+    Info,
+    Debug,
+    Trace,
+}
+
+impl fmt::Display for LogLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        })
+    }
+}
+
+/// Settings as given, by file or by flags; `None` is "not given".
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, clap::Args)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Name of this node, unique in the cluster; at most 128 bytes, no spaces [default: the host's name]
+    #[arg(long, value_name = "ID")]
+    pub node_id: Option<String>,
+    /// Address on which to gossip, UDP and TCP; port 0 takes a free one [default: 0.0.0.0:7176]
+    #[arg(long, value_name = "IP:PORT")]
+    pub bind: Option<SocketAddr>,
+    /// Address under which others reach this node; needed when --bind is 0.0.0.0 or [::] [default: --bind]
+    #[arg(long, value_name = "IP:PORT")]
+    pub advertise: Option<SocketAddr>,
+    /// Gossip address of any member to join by; may be repeated, two or three are recommended
+    #[arg(long = "seed", value_name = "IP:PORT")]
+    pub seeds: Option<Vec<SocketAddr>>,
+    /// Time between gossip rounds, 10..=60000 ms; lower is faster and costs more [default: 100]
+    #[arg(long, value_name = "N")]
+    pub interval_ms: Option<u64>,
+    /// Members contacted per round, 1..=16; more is faster and costs more. Recommended: 1.
+    #[arg(skip)]
+    pub fanout: Option<usize>,
+    /// Largest UDP payload sent, 512..=65507 bytes. Recommended: 1400, which is also what Piko reads.
+    #[arg(skip)]
+    pub max_packet_bytes: Option<usize>,
+    /// Seconds between this node's beacon entries, 1..=3600. Recommended: 5.
+    #[arg(skip)]
+    pub beacon_interval_s: Option<u64>,
+    /// Address of /metrics and /healthz, read-only [default: 127.0.0.1:7177]
+    #[arg(long, value_name = "IP:PORT")]
+    pub metrics_bind: Option<SocketAddr>,
+    /// Unix socket for status, set, get, delete [default: see `pikoscope status --help`]
+    #[arg(long, value_name = "PATH")]
+    pub control: Option<PathBuf>,
+    /// Source of kernel stamps; auto takes the best that is permitted [default: auto]
+    #[arg(long, value_name = "MODE")]
+    pub probe: Option<ProbeMode>,
+    /// Size of the probe's ring in bytes, a power of two and a multiple of the page size [default: 262144]
+    #[arg(long, value_name = "N")]
+    pub ring_bytes: Option<u32>,
+    /// Where chronyd answers queries [default: 127.0.0.1:323]
+    #[arg(long, value_name = "IP:PORT")]
+    pub chrony: Option<SocketAddr>,
+    /// Let the kernel count the probe's run time; costs about 20 ns per run of every eBPF program of the host
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    pub probe_stats: Option<bool>,
+    /// Length of the window of the latency gauges in seconds, 1..=3600. Recommended: the scrape interval.
+    #[arg(skip)]
+    pub reporting_window_s: Option<u64>,
+    /// Write every packet's stamps to this file, one JSON line each
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+    /// Write the node's report to this file at exit, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub final_report: Option<PathBuf>,
+    /// Test aid: pretend that the wall clock is this wrong, in nanoseconds, positive = fast
+    #[arg(long, value_name = "N", hide = true, allow_negative_numbers = true)]
+    #[serde(skip)]
+    pub inject_clock_error_ns: Option<i64>,
+    /// What to log: error, warn, info, debug, trace [default: info]
+    #[arg(long, value_name = "LEVEL", hide_possible_values = true)]
+    pub log: Option<LogLevel>,
+}
+
+/// What a node runs with; everything is checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// 1..=[`MAX_NODE_ID`] bytes without white space or control characters.
+    pub node_id: String,
+    /// Where to gossip; the address may be unspecified, the port may be 0.
+    pub bind: SocketAddr,
+    /// Where others reach this node: a concrete address, see [`Config::advertise_when_bound`] for port 0.
+    pub advertise: SocketAddr,
+    /// Members to join by; concrete addresses.
+    pub seeds: Vec<SocketAddr>,
+    /// Time between gossip rounds.
+    pub interval: Duration,
+    /// Members contacted per round.
+    pub fanout: usize,
+    /// Largest UDP payload sent.
+    pub max_packet_bytes: usize,
+    /// Time between this node's beacon entries.
+    pub beacon_interval: Duration,
+    /// Where `/metrics` is served.
+    pub metrics_bind: SocketAddr,
+    /// The control socket.
+    pub control: PathBuf,
+    /// Source of kernel stamps.
+    pub probe: ProbeMode,
+    /// Size of the ring: a power of two, a multiple of the page size.
+    pub ring_bytes: u32,
+    /// Let the kernel count the probe's run time.
+    pub probe_stats: bool,
+    /// Where chronyd answers.
+    pub chrony: SocketAddr,
+    /// Window of the latency gauges.
+    pub reporting_window: Duration,
+    /// File for every packet's stamps.
+    pub record: Option<PathBuf>,
+    /// File for the report at exit.
+    pub final_report: Option<PathBuf>,
+    /// How much is logged.
+    pub log: LogLevel,
+    /// Error added to the wall clock (tests).
+    pub inject_clock_error: Span,
+}
+
+/// Why the settings can't be used. Nothing has been opened or started yet.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages are the documentation")]
+pub enum ConfigError {
+    #[error("cannot read the configuration file {}: {error}", path.display())]
+    Unreadable { path: PathBuf, error: std::io::Error },
+    #[error("{}: {message}", path.display())]
+    Malformed { path: PathBuf, message: String },
+    #[error("{key} is {value}, but must be {expected}")]
+    OutOfRange { key: &'static str, value: String, expected: String },
+    #[error(
+        "others cannot reach this node at {bind}: give the address under which they can, for example --advertise 192.0.2.10:{port}",
+        port = if bind.port() == 0 { GOSSIP_PORT } else { bind.port() }
+    )]
+    NoAdvertise { bind: SocketAddr },
+    #[error("no name for this node: cannot read the host's name ({0}); give --node-id ID")]
+    NoHostname(std::io::Error),
+    #[error(
+        "no default place for the control socket, because XDG_RUNTIME_DIR is not set and this is not root; give --control PATH"
+    )]
+    NoControlPath,
+}
+
+impl Settings {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// When it can't be read, is no TOML, has a key that does not exist or a value of the wrong type.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| ConfigError::Unreadable { path: path.to_owned(), error })?;
+        toml::from_str(&text).map_err(|error| ConfigError::Malformed {
+            path: path.to_owned(),
+            message: one_line(&text, &error),
+        })
+    }
+
+    /// These settings, and `other`'s where these say nothing.
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            node_id: self.node_id.or(other.node_id),
+            bind: self.bind.or(other.bind),
+            advertise: self.advertise.or(other.advertise),
+            seeds: self.seeds.or(other.seeds),
+            interval_ms: self.interval_ms.or(other.interval_ms),
+            fanout: self.fanout.or(other.fanout),
+            max_packet_bytes: self.max_packet_bytes.or(other.max_packet_bytes),
+            beacon_interval_s: self.beacon_interval_s.or(other.beacon_interval_s),
+            metrics_bind: self.metrics_bind.or(other.metrics_bind),
+            control: self.control.or(other.control),
+            probe: self.probe.or(other.probe),
+            ring_bytes: self.ring_bytes.or(other.ring_bytes),
+            chrony: self.chrony.or(other.chrony),
+            probe_stats: self.probe_stats.or(other.probe_stats),
+            reporting_window_s: self.reporting_window_s.or(other.reporting_window_s),
+            record: self.record.or(other.record),
+            final_report: self.final_report.or(other.final_report),
+            inject_clock_error_ns: self.inject_clock_error_ns.or(other.inject_clock_error_ns),
+            log: self.log.or(other.log),
+        }
+    }
+
+    /// Checks everything and fills in the defaults.
+    ///
+    /// # Errors
+    /// The first thing that can't work, in one sentence.
+    pub fn validate(self, host: &Host) -> Result<Config, ConfigError> {
+        let node_id = match self.node_id {
+            Some(id) => id,
+            None => host.name.as_ref().map_err(|e| ConfigError::NoHostname(same(e)))?.clone(),
+        };
+        if node_id.is_empty()
+            || node_id.len() > MAX_NODE_ID
+            || node_id.chars().any(|c| c.is_whitespace() || c.is_control())
+        {
+            return Err(ConfigError::OutOfRange {
+                key: "node_id",
+                value: format!("{node_id:?}"),
+                expected: format!("1 to {MAX_NODE_ID} bytes without white space"),
+            });
+        }
+        let bind = self.bind.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], GOSSIP_PORT)));
+        let advertise = match self.advertise {
+            Some(advertise) => concrete("advertise", advertise)?,
+            None if bind.ip().is_unspecified() => return Err(ConfigError::NoAdvertise { bind }),
+            None => bind,
+        };
+        if advertise.is_ipv4() != bind.is_ipv4() {
+            return Err(ConfigError::OutOfRange {
+                key: "advertise",
+                value: advertise.to_string(),
+                expected: format!("of the same IP version as bind ({bind})"),
+            });
+        }
+        let seeds = self.seeds.unwrap_or_default();
+        for seed in &seeds {
+            concrete("seed", *seed)?;
+            if seed.port() == 0 {
+                return Err(ConfigError::OutOfRange {
+                    key: "seed",
+                    value: seed.to_string(),
+                    expected: "an address with a port".into(),
+                });
+            }
+        }
+        let ring_bytes = self.ring_bytes.unwrap_or(256 * 1024);
+        let page = host.page_bytes;
+        if !ring_bytes.is_power_of_two() || !ring_bytes.is_multiple_of(page) {
+            return Err(ConfigError::OutOfRange {
+                key: "ring_bytes",
+                value: ring_bytes.to_string(),
+                expected: format!(
+                    "a power of two and a multiple of the page size, {page} bytes: for example {}",
+                    64 * page
+                ),
+            });
+        }
+        Ok(Config {
+            node_id,
+            bind,
+            advertise,
+            seeds,
+            interval: Duration::from_millis(within("interval_ms", self.interval_ms, 100, 10, 60_000)?),
+            fanout: within("fanout", self.fanout, 1, 1, 16)?,
+            max_packet_bytes: within(
+                "max_packet_bytes",
+                self.max_packet_bytes,
+                1400,
+                MIN_PACKET,
+                MAX_UDP_PAYLOAD,
+            )?,
+            beacon_interval: Duration::from_secs(within(
+                "beacon_interval_s",
+                self.beacon_interval_s,
+                5,
+                1,
+                3600,
+            )?),
+            metrics_bind: self
+                .metrics_bind
+                .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], METRICS_PORT))),
+            control: self.control.or_else(|| host.control.clone()).ok_or(ConfigError::NoControlPath)?,
+            probe: self.probe.unwrap_or_default(),
+            ring_bytes,
+            probe_stats: self.probe_stats.unwrap_or(false),
+            chrony: self.chrony.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 323))),
+            reporting_window: Duration::from_secs(within(
+                "reporting_window_s",
+                self.reporting_window_s,
+                15,
+                1,
+                3600,
+            )?),
+            record: self.record,
+            final_report: self.final_report,
+            log: self.log.unwrap_or_default(),
+            inject_clock_error: Span::from_nanos(self.inject_clock_error_ns.unwrap_or(0)),
+        })
+    }
+}
+
+impl Config {
+    /// The address to advertise once the gossip socket is bound to `bound`: port 0 becomes the real one.
+    pub fn advertise_when_bound(&self, bound: SocketAddr) -> SocketAddr {
+        let mut advertise = self.advertise;
+        if advertise.port() == 0 {
+            advertise.set_port(bound.port());
+        }
+        advertise
+    }
+}
+
+/// What the defaults and checks need to know about the host.
+#[derive(Debug)]
+pub struct Host {
+    /// The host's name.
+    pub name: std::io::Result<String>,
+    /// Memory page size in bytes.
+    pub page_bytes: u32,
+    /// Default place of the control socket.
+    pub control: Option<PathBuf>,
+}
+
+impl Host {
+    /// This host.
+    pub fn here() -> Self {
+        let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten();
+        Self {
+            name: std::fs::read_to_string("/proc/sys/kernel/hostname").map(|s| s.trim().to_owned()),
+            page_bytes: page.and_then(|p| u32::try_from(p).ok()).unwrap_or(4096),
+            control: default_control(),
+        }
+    }
+}
+
+/// `/run/pikoscope/control.sock` for root, `$XDG_RUNTIME_DIR/pikoscope/control.sock` for others. There is no
+/// fallback to a directory that everybody can write to.
+pub fn default_control() -> Option<PathBuf> {
+    if nix::unistd::geteuid().is_root() {
+        return Some(PathBuf::from("/run/pikoscope/control.sock"));
+    }
+    let dir = std::env::var_os("XDG_RUNTIME_DIR").filter(|d| Path::new(d).is_absolute())?;
+    Some(Path::new(&dir).join("pikoscope/control.sock"))
+}
+
+fn concrete(key: &'static str, address: SocketAddr) -> Result<SocketAddr, ConfigError> {
+    let ip = address.ip();
+    let broadcast = matches!(address, SocketAddr::V4(v4) if v4.ip().is_broadcast());
+    if ip.is_unspecified() || ip.is_multicast() || broadcast {
+        return Err(ConfigError::OutOfRange {
+            key,
+            value: address.to_string(),
+            expected: "the address of one host".into(),
+        });
+    }
+    Ok(address)
+}
+
+fn within<T: PartialOrd + fmt::Display>(
+    key: &'static str,
+    given: Option<T>,
+    default: T,
+    least: T,
+    most: T,
+) -> Result<T, ConfigError> {
+    match given {
+        None => Ok(default),
+        Some(value) if value >= least && value <= most => Ok(value),
+        Some(value) => Err(ConfigError::OutOfRange {
+            key,
+            value: value.to_string(),
+            expected: format!("from {least} to {most}"),
+        }),
+    }
+}
+
+/// `toml`'s error spans several lines with a picture of the place; the line number says the same.
+fn one_line(text: &str, error: &toml::de::Error) -> String {
+    let message = error.message().trim().replace('\n', "; ");
+    match error.span() {
+        Some(span) => {
+            let line = text.get(..span.start).map_or(1, |before| before.matches('\n').count() + 1);
+            format!("line {line}: {message}")
+        }
+        None => message,
+    }
+}
+
+fn same(error: &std::io::Error) -> std::io::Error {
+    std::io::Error::new(error.kind(), error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host() -> Host {
+        Host { name: Ok("alpha".into()), page_bytes: 4096, control: Some("/run/c.sock".into()) }
+    }
+    fn from_file(text: &str) -> Result<Settings, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("p.toml");
+        std::fs::write(&path, text).unwrap();
+        Settings::read(&path).map_err(|e| e.to_string().replace(&path.display().to_string(), "FILE"))
+    }
+    fn refused(text: &str) -> String {
+        from_file(text).unwrap().validate(&host()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn defaults_are_the_documented_ones() {
+        let config = from_file("advertise = '10.0.0.1:0'").unwrap().validate(&host()).unwrap();
+        assert_eq!(config.node_id, "alpha");
+        assert_eq!(config.bind.to_string(), "0.0.0.0:7176");
+        assert_eq!(config.metrics_bind.to_string(), "127.0.0.1:7177");
+        assert_eq!(config.interval, Duration::from_millis(100));
+        assert_eq!((config.ring_bytes, config.max_packet_bytes), (262_144, 1400));
+        assert_eq!(config.reporting_window, Duration::from_secs(15));
+        assert_eq!(config.advertise_when_bound("0.0.0.0:7176".parse().unwrap()).to_string(), "10.0.0.1:7176");
+    }
+
+    #[test]
+    fn a_key_that_does_not_exist_is_named_with_its_line_and_the_known_ones() {
+        let error = from_file("node_id = 'a'\nintervall_ms = 5\n").unwrap_err();
+        assert!(error.starts_with("FILE: line 2: unknown field `intervall_ms`, expected one of"), "{error}");
+        assert!(error.contains("`interval_ms`") && !error.contains('\n'), "{error}");
+    }
+
+    #[test]
+    fn malformed_files_give_one_line() {
+        for text in ["bind = 5", "bind = 'x'", "[", "probe = 'magic'", "seeds = 'x'", "\u{0}"] {
+            let error = from_file(text).unwrap_err();
+            assert!(error.starts_with("FILE: line 1: ") && !error.contains('\n'), "{text}: {error}");
+        }
+        assert!(
+            Settings::read(Path::new("/nonexistent/x")).unwrap_err().to_string().contains("/nonexistent/x")
+        );
+    }
+
+    #[test]
+    fn values_out_of_range_say_what_is_expected() {
+        let with = |text: &str| refused(&format!("bind = '127.0.0.1:1'\n{text}"));
+        assert_eq!(with("interval_ms = 5"), "interval_ms is 5, but must be from 10 to 60000");
+        assert!(
+            with("ring_bytes = 5000").contains("a power of two and a multiple of the page size, 4096 bytes")
+        );
+        assert!(with("ring_bytes = 0").starts_with("ring_bytes is 0"));
+        assert!(with("ring_bytes = 2048").starts_with("ring_bytes is 2048"));
+        assert!(with("node_id = 'a b'").starts_with("node_id is \"a b\""));
+        assert!(with("node_id = ''").starts_with("node_id is \"\""));
+        assert!(with("seeds = ['0.0.0.0:5']").contains("the address of one host"));
+        assert!(with("seeds = ['10.0.0.1:0']").contains("with a port"));
+        assert!(with("advertise = '[::1]:5'").contains("same IP version"));
+        assert!(with("fanout = 0").starts_with("fanout is 0"));
+    }
+
+    #[test]
+    fn an_unspecified_bind_needs_an_advertised_address() {
+        let error = refused("");
+        assert!(error.contains("0.0.0.0:7176") && error.contains("--advertise 192.0.2.10:7176"), "{error}");
+        assert!(refused("advertise = '0.0.0.0:1'").contains("the address of one host"));
+    }
+
+    #[test]
+    fn flags_override_the_file() {
+        let flags = Settings { interval_ms: Some(50), ..Settings::default() };
+        let file = from_file("interval_ms = 70\nnode_id = 'f'\nseeds = ['10.0.0.1:1']").unwrap();
+        let both = flags.or(file);
+        assert_eq!((both.interval_ms, both.node_id.as_deref()), (Some(50), Some("f")));
+        assert_eq!(both.seeds.map(|s| s.len()), Some(1));
+    }
+
+    #[test]
+    fn without_a_place_for_the_control_socket_one_must_be_given() {
+        let settings = from_file("bind = '127.0.0.1:1'").unwrap();
+        let error = settings.validate(&Host { control: None, ..host() }).unwrap_err();
+        assert!(matches!(error, ConfigError::NoControlPath));
+    }
+}

@@ -1,0 +1,104 @@
+//! How a running node is asked and told things: [`Request`]s to the gossip thread, and the unix socket by
+//! which other processes send them.
+//!
+//! The socket speaks lines of JSON, one request and one answer each:
+//!
+//! ```text
+//! {"cmd":"status"}                          -> a NodeReport
+//! {"cmd":"set","key":"k","value":"v"}       -> {"ok":true,"version":7}
+//! {"cmd":"delete","key":"k"}                -> {"ok":true,"version":8}
+//! {"cmd":"get","key":"k"}                   -> {"ok":true,"held":[{"node":"a","value":"v","version":7}]}
+//! anything that fails                       -> {"ok":false,"error":"one sentence"}
+//! ```
+//!
+//! Whoever may open the socket may change entries, so its mode is 0600 from the first moment on
+//! ([`socket`]).
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::report::NodeReport;
+
+/// Requests that may wait for the gossip thread at a time; more wait at their senders.
+pub const QUEUE: usize = 16;
+
+/// Something asked of the gossip thread, with the place for its answer. A dropped receiver means that
+/// nobody waits any more: not an error.
+#[derive(Debug)]
+pub enum Request {
+    /// The whole node.
+    Status(oneshot::Sender<NodeReport>),
+    /// Set an entry of this node; answers with its version, or why it can't be.
+    Set {
+        /// Key.
+        key: String,
+        /// Value.
+        value: String,
+        /// For the new version.
+        reply: oneshot::Sender<Result<u64, String>>,
+    },
+    /// Delete an entry of this node; answers with the version of the deletion, or why it can't be.
+    Delete {
+        /// Key.
+        key: String,
+        /// For the new version.
+        reply: oneshot::Sender<Result<u64, String>>,
+    },
+    /// Who holds this key: this node first, then the others by id.
+    Get {
+        /// Key.
+        key: String,
+        /// For those that hold it.
+        reply: oneshot::Sender<Vec<Held>>,
+    },
+}
+
+/// A live entry under some key, as this node knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// Owner's node id.
+    pub node: String,
+    /// Value.
+    pub value: String,
+    /// Version within the owner's state.
+    pub version: u64,
+}
+
+/// The gossip thread's end and the admin thread's end.
+pub fn channel() -> (mpsc::Sender<Request>, mpsc::Receiver<Request>) {
+    mpsc::channel(QUEUE)
+}
+
+/// A request as it comes over the socket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "cmd", rename_all = "snake_case", deny_unknown_fields)]
+#[expect(missing_docs, reason = "the same as `Request`")]
+pub enum Line {
+    Status,
+    Set { key: String, value: String },
+    Delete { key: String },
+    Get { key: String },
+}
+
+/// An answer other than a report, as it goes over the socket.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Was it done?
+    pub ok: bool,
+    /// New version, after `set` and `delete`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub version: Option<u64>,
+    /// Who holds the key, after `get`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub held: Option<Vec<Held>>,
+    /// Why it was not done.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub error: Option<String>,
+}
+
+impl Answer {
+    /// It was not done, because of this.
+    pub fn failed(why: impl Into<String>) -> Self {
+        Self { error: Some(why.into()), ..Self::default() }
+    }
+}

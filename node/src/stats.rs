@@ -1,0 +1,267 @@
+//! What a node remembers of the packets and entries it received: one distribution per directed path and
+//! segment, one per origin of entries, and the reporting window of the latency gauges.
+//!
+//! Pure: the gossip thread feeds it values and passes `now`.
+
+use std::collections::BTreeMap;
+
+use probe_ebpf::time::{Bounded, MonoNs, Span};
+use probe_user::analysis::breakdown::{Propagation, Segment};
+use probe_user::analysis::quantiles::SpanHistogram;
+
+use crate::report::{EntryReport, PathReport, QuantileReport, SegmentReport};
+
+mod peers;
+mod window;
+
+pub use peers::Peers;
+pub use window::Window;
+
+/// Peers and origins that are remembered, each; the bound of memory (about 100 kB per peer at worst).
+pub const MAX_PEERS: usize = 256;
+
+/// What kind of entry was propagated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EntryKind {
+    /// Set by a user of the node.
+    Entry,
+    /// A node's `_internal:beacon`.
+    Beacon,
+}
+
+impl EntryKind {
+    /// Every kind.
+    pub const ALL: [Self; 2] = [Self::Entry, Self::Beacon];
+
+    /// The name under which it is exported.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Entry => "entry",
+            Self::Beacon => "beacon",
+        }
+    }
+    const fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// Values and their bounds.
+#[derive(Clone, Debug, Default)]
+pub struct Distribution {
+    values: SpanHistogram,
+    bounds: SpanHistogram,
+}
+
+impl Distribution {
+    /// Adds one value.
+    pub fn record(&mut self, value: Bounded) {
+        self.values.record(value.value);
+        self.bounds.record(value.bound);
+    }
+    /// Number of values.
+    pub fn count(&self) -> u64 {
+        self.values.count()
+    }
+    /// Its quantiles; all zero when empty.
+    pub fn quantiles(&self) -> QuantileReport {
+        let at = |q| self.values.quantile(q).unwrap_or(Span::ZERO).as_nanos();
+        QuantileReport {
+            p50_ns: at(0.5),
+            p95_ns: at(0.95),
+            p99_ns: at(0.99),
+            bound_ns: self.bounds.quantile(0.5).unwrap_or(Span::ZERO).as_nanos(),
+            negative: self.values.negative(),
+        }
+    }
+    fn segment(&self) -> SegmentReport {
+        let q = self.quantiles();
+        SegmentReport {
+            count: self.count(),
+            p50_ns: q.p50_ns,
+            p95_ns: q.p95_ns,
+            p99_ns: q.p99_ns,
+            bound_ns: q.bound_ns,
+            negative: q.negative,
+        }
+    }
+}
+
+/// One directed path, from a sending peer to this node.
+#[derive(Clone, Debug, Default)]
+pub struct PathStats {
+    packets: u64,
+    lost: u64,
+    network_from: &'static str,
+    segments: [Option<Box<Distribution>>; Segment::ALL.len()],
+}
+
+/// Entries of one origin.
+#[derive(Clone, Debug, Default)]
+pub struct EntryStats {
+    total: Distribution,
+    network: Distribution,
+    kernel: Distribution,
+    application: Distribution,
+}
+
+impl EntryStats {
+    fn record(&mut self, way: &Propagation) {
+        self.total.record(way.total);
+        self.network.record(way.network);
+        self.kernel.record(way.kernel);
+        self.application.record(way.application);
+    }
+}
+
+/// Everything that is remembered; see the module.
+#[derive(Debug)]
+pub struct Stats {
+    node_id: String,
+    paths: Peers<PathStats>,
+    origins: [Peers<EntryStats>; EntryKind::ALL.len()],
+    windows: [Window; EntryKind::ALL.len()],
+}
+
+impl Stats {
+    /// Nothing yet, at node `node_id`, with reporting windows of length `window` from `now` on.
+    pub fn new(node_id: &str, window: Span, now: MonoNs) -> Self {
+        let window = || Window::new(window, now);
+        Self {
+            node_id: node_id.to_owned(),
+            paths: Peers::new(MAX_PEERS),
+            origins: [Peers::new(MAX_PEERS), Peers::new(MAX_PEERS)],
+            windows: [window(), window()],
+        }
+    }
+
+    /// One packet from peer `from`, and every segment of it that is known. `network_from` names the start
+    /// of its `network` segment and its correction, for instance `app_tx, ntp`.
+    pub fn packet(
+        &mut self,
+        from: &str,
+        now: MonoNs,
+        network_from: &'static str,
+        segments: impl IntoIterator<Item = (Segment, Bounded)>,
+    ) {
+        let Some(path) = self.paths.get(from, now) else { return };
+        path.packets += 1;
+        path.network_from = network_from;
+        for (segment, value) in segments {
+            path.segments[segment.index()].get_or_insert_default().record(value);
+        }
+    }
+
+    /// The number of packets from `from` that never came, as known by now (a late packet takes one back).
+    pub fn set_lost(&mut self, from: &str, now: MonoNs, lost: u64) {
+        if let Some(path) = self.paths.get(from, now) {
+            path.lost = lost;
+        }
+    }
+
+    /// One entry of `origin` that propagated to here.
+    pub fn entry(&mut self, origin: &str, now: MonoNs, kind: EntryKind, way: &Propagation) {
+        self.windows[kind.index()].record(now, way.total.value);
+        if let Some(stats) = self.origins[kind.index()].get(origin, now) {
+            stats.record(way);
+        }
+    }
+
+    /// Median total of the last complete reporting window; `None` when it was empty or none is complete.
+    pub fn window_median(&mut self, kind: EntryKind, now: MonoNs) -> Option<Span> {
+        self.windows[kind.index()].median(now)
+    }
+
+    /// The paths that end here, by sender.
+    pub fn path_reports(&self) -> Vec<PathReport> {
+        self.paths
+            .sorted()
+            .into_iter()
+            .map(|(from, path)| PathReport {
+                from: from.to_owned(),
+                to: self.node_id.clone(),
+                packets: path.packets,
+                lost: path.lost,
+                network_from: path.network_from.to_owned(),
+                segments: segment_reports(path),
+            })
+            .collect()
+    }
+
+    /// The entries of one kind that propagated to here, by origin.
+    pub fn entry_reports(&self, kind: EntryKind) -> Vec<EntryReport> {
+        self.origins[kind.index()]
+            .sorted()
+            .into_iter()
+            .map(|(from, stats)| EntryReport {
+                from: from.to_owned(),
+                to: self.node_id.clone(),
+                count: stats.total.count(),
+                total: stats.total.quantiles(),
+                network: stats.network.quantiles(),
+                application: stats.application.quantiles(),
+            })
+            .collect()
+    }
+
+    /// Values that were not remembered because [`MAX_PEERS`] others are, and peers forgotten to make room.
+    pub fn left_out(&self) -> u64 {
+        self.paths.left_out() + self.origins.iter().map(Peers::left_out).sum::<u64>()
+    }
+}
+
+fn segment_reports(path: &PathStats) -> BTreeMap<String, SegmentReport> {
+    Segment::ALL
+        .into_iter()
+        .filter_map(|s| Some((s.name().to_owned(), path.segments[s.index()].as_ref()?.segment())))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(s: i64) -> MonoNs {
+        MonoNs::from_nanos(0) + Span::from_secs(s)
+    }
+    fn ms(value: i64, bound: i64) -> Bounded {
+        Bounded::new(Span::from_millis(value), Span::from_millis(bound))
+    }
+
+    #[test]
+    fn paths_keep_values_bounds_negatives_and_losses() {
+        let mut stats = Stats::new("me", Span::from_secs(15), at(0));
+        stats.packet(
+            "b",
+            at(1),
+            "app_tx, ntp",
+            [(Segment::Network, ms(-4, 7)), (Segment::Handling, ms(1, 0))],
+        );
+        stats.packet("b", at(1), "app_tx, ntp", [(Segment::Network, ms(2, 7))]);
+        stats.packet("a", at(1), "app_tx, ntp", []);
+        stats.set_lost("b", at(2), 3);
+        let paths = stats.path_reports();
+        assert_eq!(
+            paths.iter().map(|p| (p.from.as_str(), p.packets, p.lost)).collect::<Vec<_>>(),
+            [("a", 1, 0), ("b", 2, 3)]
+        );
+        let network = paths[1].segments["network"];
+        assert_eq!((network.count, network.negative), (2, 1));
+        assert!((network.p50_ns + 4_000_000).abs() < 50_000, "{network:?}");
+        assert!((network.bound_ns - 7_000_000).abs() < 80_000, "{network:?}");
+        assert_eq!(paths[1].segments.len(), 2);
+        assert_eq!(paths[1].to, "me");
+    }
+
+    #[test]
+    fn entries_and_beacons_are_kept_apart() {
+        let mut stats = Stats::new("me", Span::from_secs(15), at(0));
+        let way = Propagation::split(ms(100, 5), ms(30, 2), ms(10, 1));
+        stats.entry("o", at(1), EntryKind::Beacon, &way);
+        assert!(stats.entry_reports(EntryKind::Entry).is_empty());
+        let beacons = stats.entry_reports(EntryKind::Beacon);
+        assert_eq!((beacons[0].count, beacons[0].from.as_str()), (1, "o"));
+        assert!((beacons[0].application.p50_ns - 60_000_000).abs() < 600_000);
+        assert_eq!(stats.window_median(EntryKind::Entry, at(16)), None);
+        assert!(stats.window_median(EntryKind::Beacon, at(16)).is_some());
+    }
+}
