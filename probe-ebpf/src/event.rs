@@ -1,6 +1,6 @@
 //! What the socket filter puts into the ring for each datagram, and the key by which it is found again.
 
-use crate::parse::HEAD_LEN;
+use crate::parse::{HEAD_LEN, UDP_HEADER_LEN};
 use crate::time::{MonoNs, RealNs};
 
 /// What both sides know of a datagram without sharing memory: enough to tell two datagrams apart even when
@@ -40,6 +40,8 @@ impl PacketKey {
 }
 
 /// One datagram as the socket filter saw it. Native byte order: both sides run on the same host.
+///
+/// UDP header and payload head stand in the order of the packet, so that the filter copies both at once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct PacketEvent {
@@ -47,14 +49,10 @@ pub struct PacketEvent {
     pub filter_mono: u64,
     /// T4: `skb->tstamp`, `CLOCK_REALTIME` nanoseconds; 0 when not available.
     pub tstamp: u64,
+    /// The UDP header as it travelled.
+    pub udp: [u8; UDP_HEADER_LEN],
     /// First payload bytes; all zero when the payload is shorter than [`HEAD_LEN`].
     pub head: [u8; HEAD_LEN],
-    /// Sender's UDP port, host byte order.
-    pub source_port: u16,
-    /// UDP payload length in bytes, from the UDP header.
-    pub payload_len: u16,
-    /// Always zero; keeps the size a multiple of eight.
-    pub reserved: u32,
 }
 
 /// Size of a [`PacketEvent`] in the ring.
@@ -64,19 +62,24 @@ const _: () = assert!(EVENT_LEN == 40 && align_of::<PacketEvent>() == 8);
 impl PacketEvent {
     /// Reads an event from ring bytes; `None` unless there are exactly [`EVENT_LEN`] of them.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let b: &[u8; EVENT_LEN] = bytes.try_into().ok()?;
-        let word = |at: usize| u64::from_ne_bytes([b[at], b[at + 1], b[at + 2], b[at + 3], b[at + 4], b[at + 5], b[at + 6], b[at + 7]]);
-        let half = |at: usize| u16::from_ne_bytes([b[at], b[at + 1]]);
-        let mut head = [0; HEAD_LEN];
-        head.copy_from_slice(&b[16..16 + HEAD_LEN]);
-        Some(Self { filter_mono: word(0), tstamp: word(8), head, source_port: half(32), payload_len: half(34), reserved: 0 })
+        let bytes: &[u8; EVENT_LEN] = bytes.try_into().ok()?;
+        let (filter_mono, rest) = bytes.split_first_chunk()?;
+        let (tstamp, rest) = rest.split_first_chunk()?;
+        let (udp, rest) = rest.split_first_chunk()?;
+        Some(Self {
+            filter_mono: u64::from_ne_bytes(*filter_mono),
+            tstamp: u64::from_ne_bytes(*tstamp),
+            udp: *udp,
+            head: *rest.first_chunk()?,
+        })
     }
     /// The key under which the datagram will be found.
     pub const fn key(&self) -> PacketKey {
+        let u = &self.udp;
         PacketKey {
             tstamp: self.tstamp,
-            source_port: self.source_port,
-            payload_len: self.payload_len,
+            source_port: u16::from_be_bytes([u[0], u[1]]),
+            payload_len: u16::from_be_bytes([u[4], u[5]]).wrapping_sub(UDP_HEADER_LEN as u16),
             head: self.head,
         }
     }
@@ -109,9 +112,8 @@ mod tests {
         let mut raw = [0u8; EVENT_LEN];
         raw[..8].copy_from_slice(&5u64.to_ne_bytes());
         raw[8..16].copy_from_slice(&4u64.to_ne_bytes());
-        raw[16..32].copy_from_slice(b"0123456789abcdef");
-        raw[32..34].copy_from_slice(&7000u16.to_ne_bytes());
-        raw[34..36].copy_from_slice(&99u16.to_ne_bytes());
+        raw[16..24].copy_from_slice(&[0x1b, 0x58, 0, 1, 0, 107, 0, 0]); // from port 7000, 8 + 99 bytes long
+        raw[24..40].copy_from_slice(b"0123456789abcdef");
         let event = PacketEvent::from_bytes(&raw).expect("exact size");
         assert_eq!((event.filtered(), event.received()), (MonoNs::from_nanos(5), Some(RealNs::from_nanos(4))));
         let mut payload = [0u8; 99];

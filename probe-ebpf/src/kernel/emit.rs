@@ -14,11 +14,12 @@ static EVENTS: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
 #[map]
 static COUNTERS: PerCpuArray<ProbeCounters> = PerCpuArray::with_max_entries(1, 0);
 
-/// Counts a datagram and hands its event to the ring.
+/// Counts a datagram and hands its event to the ring. `fill` writes the packet's bytes into the slot and gives
+/// the two stamps.
 ///
 /// Returns the number of events this CPU has lost to a full ring, when this one was lost too.
 #[inline(always)]
-pub(super) fn emit(fill: impl FnOnce(&mut PacketEvent)) -> Result<(), u64> {
+pub(super) fn emit(fill: impl FnOnce(*mut u8) -> (u64, u64)) -> Result<(), u64> {
     let counters = COUNTERS.get_ptr_mut(0);
     if let Some(c) = counters {
         // SAFETY: the pointer is this CPU's own element, valid for the map's lifetime; a softirq does not
@@ -27,9 +28,13 @@ pub(super) fn emit(fill: impl FnOnce(&mut PacketEvent)) -> Result<(), u64> {
     }
     match EVENTS.reserve::<PacketEvent>(0) {
         Some(mut slot) => {
-            slot.write(PacketEvent::default());
-            // SAFETY: initialised by the line above.
-            fill(unsafe { slot.assume_init_mut() });
+            let event = slot.as_mut_ptr();
+            let (filter_mono, tstamp) = fill(event.cast());
+            // SAFETY: the reserved slot is writable and as large as an event.
+            unsafe {
+                (*event).filter_mono = filter_mono;
+                (*event).tstamp = tstamp;
+            }
             // Userspace drains the ring after recvmsg: a wake-up would cost twenty times the filter itself.
             slot.submit(u64::from(BPF_RB_NO_WAKEUP));
             Ok(())

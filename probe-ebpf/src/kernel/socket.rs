@@ -2,7 +2,7 @@
 //!
 //! It returns the full length on every path, also on failure: a probe never drops traffic.
 
-use core::ffi::c_void;
+use core::{ffi::c_void, mem::offset_of};
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -11,6 +11,7 @@ use aya_ebpf::{
     programs::SkBuffContext,
 };
 use aya_log_ebpf::warn;
+use probe_ebpf::event::PacketEvent;
 use probe_ebpf::parse::{HEAD_LEN, UDP_HEADER_LEN};
 
 use super::emit::emit;
@@ -29,18 +30,17 @@ static TSTAMP_OFFSET: u32 = 0;
 pub(super) fn pikoscope_rx(ctx: SkBuffContext) -> i64 {
     // SAFETY: no arguments, no preconditions.
     let filter_mono = unsafe { bpf_ktime_get_ns() };
-    let emitted = emit(|event| {
-        event.filter_mono = filter_mono;
-        event.tstamp = tstamp(&ctx);
+    let emitted = emit(|slot| {
         let skb = ctx.as_ptr().cast::<c_void>();
-        let mut udp = [0u16; UDP_HEADER_LEN / 2];
-        // Failing loads leave zeros behind: an event without a key that matches, so "unmatched" in the end.
-        // SAFETY: the destination is writable memory of the length given.
-        unsafe { bpf_skb_load_bytes(skb, 0, udp.as_mut_ptr().cast(), UDP_HEADER_LEN as u32) };
-        event.source_port = u16::from_be(udp[0]);
-        event.payload_len = u16::from_be(udp[2]).wrapping_sub(UDP_HEADER_LEN as u16);
-        // SAFETY: as above; the ring's slot has HEAD_LEN bytes there.
-        unsafe { bpf_skb_load_bytes(skb, UDP_HEADER_LEN as u32, event.head.as_mut_ptr().cast(), HEAD_LEN as u32) };
+        let packet = slot.wrapping_add(offset_of!(PacketEvent, udp)).cast::<c_void>();
+        // SAFETY: the slot has room for the UDP header and HEAD_LEN bytes from there on. A load that fails
+        // zeroes its destination: then the event has no head, or at worst a key that matches nothing.
+        unsafe {
+            if bpf_skb_load_bytes(skb, 0, packet, (UDP_HEADER_LEN + HEAD_LEN) as u32) != 0 {
+                bpf_skb_load_bytes(skb, 0, packet, UDP_HEADER_LEN as u32);
+            }
+        }
+        (filter_mono, tstamp(&ctx))
     });
     if emitted == Err(1) {
         warn!(&ctx, "event ring full: first event lost on this CPU");

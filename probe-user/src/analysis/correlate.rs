@@ -175,7 +175,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn event(id: u8, tstamp: u64) -> PacketEvent {
-        PacketEvent { filter_mono: 1, tstamp, head: [id; 16], source_port: 9, payload_len: 100, reserved: 0 }
+        PacketEvent { filter_mono: 1, tstamp, head: [id; 16], udp: [0, 9, 0, 0, 0, 100, 0, 0] }
     }
     fn at(ms: i64) -> MonoNs {
         MonoNs::from_nanos(ms * 1_000_000)

@@ -1,0 +1,92 @@
+//! `--record FILE`: every packet's stamps as JSON lines, for replay and for holding against an outside truth.
+//!
+//! The packet path only hands a small value to a bounded channel; a thread of its own formats and writes. When
+//! it cannot keep up records are dropped and counted, and the count is the file's last line.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use probe_ebpf::parse::PacketId;
+use probe_ebpf::time::MonoNs;
+use probe_user::analysis::align::OneWay;
+use probe_user::analysis::breakdown::Receipt;
+
+use crate::proto::NodeId;
+
+/// Records that may wait for the writer.
+const QUEUE: usize = 65_536;
+
+/// One packet at one end.
+#[derive(Clone, Debug)]
+pub(super) enum Record {
+    /// A packet that this node sent.
+    Sent { to: SocketAddr, id: PacketId, handed_over: MonoNs, sent: MonoNs },
+    /// A v1 packet that this node received and understood.
+    Received { from: NodeId, id: PacketId, receipt: Receipt, applied: MonoNs, one_way: Option<OneWay> },
+}
+
+/// The packet path's end.
+#[derive(Debug)]
+pub(super) struct Recorder {
+    queue: SyncSender<Record>,
+    dropped: u64,
+    writer: JoinHandle<io::Result<File>>,
+}
+
+impl Recorder {
+    pub(super) fn create(path: &Path) -> io::Result<Self> {
+        let file = File::create(path)?;
+        let (queue, records) = sync_channel(QUEUE);
+        let writer =
+            std::thread::Builder::new().name("pikoscope-record".into()).spawn(move || write_all(file, &records))?;
+        Ok(Self { queue, dropped: 0, writer })
+    }
+
+    pub(super) fn push(&mut self, record: Record) {
+        if self.queue.try_send(record).is_err() {
+            self.dropped += 1;
+        }
+    }
+
+    /// Writes out what waits, and how much was dropped.
+    pub(super) fn finish(self) -> io::Result<()> {
+        drop(self.queue);
+        let mut file = self.writer.join().map_err(|_| io::Error::other("the recorder's thread panicked"))??;
+        writeln!(file, r#"{{"type":"end","dropped":{}}}"#, self.dropped)
+    }
+}
+
+fn write_all(file: File, records: &Receiver<Record>) -> io::Result<File> {
+    let mut out = BufWriter::new(file);
+    for record in records {
+        write_one(&mut out, &record)?;
+    }
+    out.into_inner().map_err(io::IntoInnerError::into_error)
+}
+
+fn write_one(out: &mut impl Write, record: &Record) -> io::Result<()> {
+    let line = match record {
+        Record::Sent { to, id, handed_over, sent } => serde_json::json!({
+            "type": "tx", "to": to.to_string(), "id": id.to_u64(),
+            "t0_mono_ns": handed_over.as_nanos(), "t1_mono_ns": sent.as_nanos(),
+        }),
+        Record::Received { from, id, receipt, applied, one_way } => serde_json::json!({
+            "type": "rx", "from": from.as_str(), "id": id.to_u64(),
+            "t4_mono_ns": receipt.received.map(|s| s.at.as_nanos()),
+            "t4_error_ns": receipt.received.map(|s| s.error.as_nanos()),
+            "t5_mono_ns": receipt.filtered.map(|s| s.at.as_nanos()),
+            "t6_mono_ns": receipt.read.as_nanos(), "t7_mono_ns": applied.as_nanos(),
+            "network_ns": one_way.map(|o| o.time.value.as_nanos()),
+            "network_bound_ns": one_way.map(|o| o.time.bound.as_nanos()),
+            "uncorrected_ns": one_way.map(|o| o.uncorrected.as_nanos()),
+            "correction": one_way.map(|o| o.correction),
+        }),
+    };
+    serde_json::to_writer(&mut *out, &line)?;
+    out.write_all(b"\n")
+}
+
