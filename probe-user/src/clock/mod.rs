@@ -5,6 +5,8 @@
 //!
 //! The values here are plain and pure; the IO is in the modules below.
 
+pub mod mapping;
+
 use probe_ebpf::time::{Bounded, MonoNs, RealNs, Span, UtcNs, WallNs};
 use serde::{Deserialize, Serialize};
 

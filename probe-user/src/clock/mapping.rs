@@ -1,0 +1,205 @@
+//! Reads the kernel's clocks and measures how MONOTONIC and REALTIME stand to each other.
+//!
+//! Both clocks run on one slewed timekeeper (kernel/time/timekeeping.c): `REALTIME - MONOTONIC` is a constant
+//! that changes only when REALTIME is stepped, at a leap second, and on resume from suspend. So a change that
+//! is larger than the readings' errors is such an event, and starts a new *epoch*.
+
+use probe_ebpf::time::{Bounded, MonoNs, RealNs, Span};
+
+use super::Mapping;
+
+/// How many brackets are read to find a narrow one: an interrupt or a lost time slice widens a few of them.
+const BRACKETS: usize = 10;
+
+/// Changes of the mapping up to this much beyond the brackets' own errors are no step: TSCs of different CPUs
+/// may disagree by some tens of nanoseconds, and a step this small is below everything that is measured.
+pub const STEP_SLACK: Span = Span::from_nanos(100);
+
+/// `CLOCK_MONOTONIC` now. With [`real_now`] the only clock read of this crate.
+pub fn mono_now() -> MonoNs {
+    MonoNs::from_nanos(now(libc::CLOCK_MONOTONIC))
+}
+
+/// `CLOCK_REALTIME` now, as the kernel has it: without any injected error.
+pub fn real_now() -> RealNs {
+    RealNs::from_nanos(now(libc::CLOCK_REALTIME))
+}
+
+fn now(clock: libc::clockid_t) -> i64 {
+    let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `t` is a valid, writable timespec that outlives the call.
+    let rc = unsafe { libc::clock_gettime(clock, &raw mut t) };
+    // It fails for an unknown clock or a bad address only (clock_gettime(2)), and this is neither.
+    assert_eq!(rc, 0, "the kernel refused to tell the time of clock {clock}");
+    t.tv_sec.saturating_mul(1_000_000_000).saturating_add(t.tv_nsec)
+}
+
+/// One reading of REALTIME between two of MONOTONIC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bracket {
+    /// MONOTONIC just before.
+    pub before: MonoNs,
+    /// REALTIME.
+    pub real: RealNs,
+    /// MONOTONIC just after.
+    pub after: MonoNs,
+}
+
+impl Bracket {
+    /// Reads the clocks.
+    pub fn read() -> Self {
+        Self { before: mono_now(), real: real_now(), after: mono_now() }
+    }
+    /// Time between the two outer reads.
+    pub fn width(&self) -> Span {
+        self.after - self.before
+    }
+    /// `REALTIME - MONOTONIC`: measured from the middle of the bracket, known to half its width.
+    pub fn real_minus_mono(&self) -> Bounded {
+        let half = self.width().half_up();
+        // The larger half is counted from the far end: the middle is never further than `half` from either.
+        let middle = self.after - half;
+        Bounded::new(Span::from_nanos(self.real.as_nanos()) - Span::from_nanos(middle.as_nanos()), half)
+    }
+}
+
+/// Notices steps in a sequence of `REALTIME - MONOTONIC` measurements. Pure.
+#[derive(Clone, Copy, Debug, Default)]
+struct Epochs {
+    number: u32,
+    /// The narrowest measurement of this epoch. Compared with it, and not with the latest one, many small
+    /// steps add up until they are seen.
+    anchor: Option<Bounded>,
+}
+
+impl Epochs {
+    /// Takes the next measurement; gives the number of the epoch it belongs to.
+    fn accept(&mut self, measured: Bounded) -> u32 {
+        match &mut self.anchor {
+            Some(anchor) => {
+                let apart = *anchor - measured;
+                if apart.value.abs() > apart.bound + STEP_SLACK {
+                    self.number = self.number.wrapping_add(1);
+                    *anchor = measured;
+                } else if measured.bound < anchor.bound {
+                    *anchor = measured;
+                }
+            }
+            None => self.anchor = Some(measured),
+        }
+        self.number
+    }
+}
+
+/// Reads the mapping again and again, and counts its steps.
+///
+/// After a step every clock offset that was read before it is void: read that again too.
+#[derive(Clone, Copy, Debug)]
+pub struct MappingReader {
+    injected: Span,
+    epochs: Epochs,
+}
+
+impl MappingReader {
+    /// A reader whose mappings carry `injected` as the error of the node's wall clock: zero outside tests.
+    pub fn new(injected: Span) -> Self {
+        Self { injected, epochs: Epochs::default() }
+    }
+
+    /// The mapping now, from the narrowest of ten brackets; takes about a microsecond.
+    pub fn read(&mut self) -> Mapping {
+        let mut best = Bracket::read();
+        for _ in 1..BRACKETS {
+            let next = Bracket::read();
+            if next.width() < best.width() {
+                best = next;
+            }
+        }
+        self.accept(&best)
+    }
+
+    fn accept(&mut self, bracket: &Bracket) -> Mapping {
+        let measured = bracket.real_minus_mono();
+        Mapping {
+            real_minus_mono: measured.value,
+            error: measured.bound,
+            epoch: self.epochs.accept(measured),
+            injected: self.injected,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use probe_ebpf::time::WallNs;
+    use proptest::prelude::*;
+
+    fn bracket(before: i64, real: i64, after: i64) -> Bracket {
+        Bracket {
+            before: MonoNs::from_nanos(before),
+            real: RealNs::from_nanos(real),
+            after: MonoNs::from_nanos(after),
+        }
+    }
+
+    proptest! {
+        /// Wherever in the bracket REALTIME was read, the interval holds the true difference.
+        #[test]
+        fn a_bracket_covers_the_truth(before in 0i64..1 << 60, width in 0i64..10_000, share in 0.0f64..=1.0, truth in 0i64..1 << 61) {
+            let at = before + (width as f64 * share) as i64;
+            let o = bracket(before, at + truth, before + width).real_minus_mono();
+            prop_assert!(o.covers(Span::from_nanos(truth)));
+            prop_assert!(o.bound.as_nanos() <= width / 2 + 1);
+        }
+    }
+
+    #[test]
+    fn a_step_starts_an_epoch_and_noise_does_not() {
+        let mut reader = MappingReader::new(Span::ZERO);
+        let offset = 1_000_000;
+        let mut epoch = |real: i64, width: i64| reader.accept(&bracket(0, offset + real, width)).epoch;
+        assert_eq!(epoch(20, 40), 0);
+        assert_eq!(epoch(40, 40), 0, "within the brackets");
+        assert_eq!(epoch(5_000, 10_000), 0, "a wide bracket around the same truth");
+        assert_eq!(epoch(20 + 141, 40), 1, "141 ns > 20 + 20 + slack");
+        assert_eq!(epoch(20 + 141, 40), 1, "and stays there");
+        assert_eq!(epoch(-50_000_000, 40), 2, "backwards too");
+    }
+
+    #[test]
+    fn small_steps_add_up() {
+        let mut reader = MappingReader::new(Span::ZERO);
+        let epochs: Vec<u32> = (0..4).map(|i| reader.accept(&bracket(0, 20 + i * 60, 40)).epoch).collect();
+        assert_eq!(epochs, [0, 0, 0, 1]);
+    }
+
+    #[test]
+    fn the_error_is_injected_into_the_wall_clock_only() {
+        let injected = Span::from_millis(-50);
+        let mapping = MappingReader::new(injected).accept(&bracket(100, 5_000, 120));
+        let plain = Mapping { injected: Span::ZERO, ..mapping };
+        let at = MonoNs::from_nanos(7);
+        assert_eq!(mapping.wall(at) - plain.wall(at), injected);
+        assert_eq!(plain.wall(at), WallNs::from_nanos(7 + 4_890));
+        let real = RealNs::from_nanos(5_000);
+        assert_eq!(mapping.mono_of_real(real), plain.mono_of_real(real));
+        assert_eq!(mapping.mono_of_real(real), MonoNs::from_nanos(110));
+    }
+
+    /// On the real clocks, which nobody steps during a test run: narrow, and no step where there is none.
+    #[test]
+    fn real_clocks_give_a_narrow_mapping_in_one_epoch() {
+        let mut reader = MappingReader::new(Span::ZERO);
+        let (mut narrowest, mut last) = (Span::MAX, 0);
+        for _ in 0..20_000 {
+            let mapping = reader.read();
+            narrowest = narrowest.min(mapping.error);
+            last = mapping.epoch;
+        }
+        assert!(narrowest <= Span::from_micros(5), "{narrowest}");
+        assert_eq!(last, 0);
+        let (real, mono) = (real_now(), mono_now());
+        assert!(mono - reader.read().mono_of_real(real) < Span::from_secs(5));
+    }
+}
