@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 pub mod config;
 pub mod control;
+pub mod health;
+pub mod http;
 pub mod metrics;
 pub mod report;
 pub mod stats;

@@ -19,6 +19,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::report::NodeReport;
 
+pub mod client;
+pub mod server;
+pub mod socket;
+
 /// Requests that may wait for the gossip thread at a time; more wait at their senders.
 pub const QUEUE: usize = 16;
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use prometheus::{Encoder, Gauge, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 
+use crate::health::Health;
 use crate::report::{AccountingReport, ClockReport};
 use crate::stats::EntryKind;
 use probe_ebpf::time::Span;
@@ -32,10 +33,14 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    /// Signs of life; [`Metrics::publish`] is one.
+    pub health: Health,
     /// Datagrams received, rejected ones included.
     pub packets_received: IntCounter,
     /// Datagrams sent.
     pub packets_sent: IntCounter,
+    /// Datagrams that the kernel did not take for sending.
+    pub send_failed: IntCounter,
     /// Bytes of the received datagrams' payloads.
     pub bytes_received: IntCounter,
     /// Bytes of the sent datagrams' payloads.
@@ -123,12 +128,18 @@ impl Metrics {
             )?,
         )?;
         Ok(Self {
+            health: Health::default(),
             packets_received: counter(
                 r,
                 "pikoscope_packets_received_total",
                 "Gossip datagrams received, rejected ones included.",
             )?,
             packets_sent: counter(r, "pikoscope_packets_sent_total", "Gossip datagrams sent.")?,
+            send_failed: counter(
+                r,
+                "pikoscope_packets_send_failed_total",
+                "Gossip datagrams that the kernel did not take for sending.",
+            )?,
             bytes_received: counter(
                 r,
                 "piko_gossip_packet_bytes_inbound_total",
@@ -222,6 +233,7 @@ impl Metrics {
 
     /// Writes levels and totals; once a second.
     pub fn publish(&self, now: &Published<'_>) {
+        self.health.beat();
         let a = now.accounting;
         self.tier.set(now.tier.map_or(-1, i64::from));
         self.members.set(i64::try_from(now.members).unwrap_or(i64::MAX));
