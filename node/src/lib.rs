@@ -5,5 +5,7 @@ pub mod control;
 pub mod health;
 pub mod http;
 pub mod metrics;
+pub mod proto;
 pub mod report;
 pub mod stats;
+pub mod wire;

@@ -37,6 +37,14 @@ pub struct PeerClock {
     pub state: ClockState,
 }
 
+impl PeerClock {
+    /// What this host tells its peers of its clock at `when`.
+    pub fn of(local: &ClockView, when: MonoNs) -> Self {
+        let theta = local.offset.at(when);
+        Self { theta: theta.value, bound: theta.bound + local.mapping.error, state: local.offset.state }
+    }
+}
+
 /// When and by which clock a packet was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SentStamp {
@@ -80,5 +88,59 @@ pub fn one_way(sent: &SentStamp, received: MonoNs, local: &ClockView) -> OneWay 
         time: Bounded::new(to - from, from_bound + to_bound),
         correction,
         uncorrected: local.mapping.wall(received) - sent.wall,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{ClockOffset, ClockSource, Mapping};
+
+    fn view(theta_ms: i64, state: ClockState) -> ClockView {
+        ClockView {
+            mapping: Mapping {
+                real_minus_mono: Span::from_secs(1_000_000),
+                error: Span::from_nanos(20),
+                epoch: 0,
+                injected: Span::from_millis(theta_ms),
+            },
+            offset: ClockOffset {
+                theta: Span::from_millis(theta_ms),
+                bound_at_read: Span::from_micros(10),
+                read_at: MonoNs::from_nanos(0),
+                source: ClockSource::Chrony,
+                state,
+            },
+        }
+    }
+
+    /// Both nodes share MONOTONIC here, so `received - sent` is the truth.
+    fn measure(a: &ClockView, b: &ClockView) -> OneWay {
+        let (sent, received) = (MonoNs::from_nanos(1_000), MonoNs::from_nanos(41_000));
+        let stamp =
+            SentStamp { wall: a.mapping.wall(sent), clock: PeerClock::of(a, sent), stage: TxStage::AppTx };
+        one_way(&stamp, received, b)
+    }
+
+    #[test]
+    fn a_known_skew_is_taken_out_in_both_directions() {
+        let good = view(0, ClockState::Synchronised);
+        let slow = view(-50, ClockState::Synchronised);
+        for (a, b, raw_ms) in [(&good, &slow, -50), (&slow, &good, 50)] {
+            let got = measure(a, b);
+            assert_eq!(got.time.value, Span::from_nanos(40_000));
+            assert_eq!(got.uncorrected, Span::from_nanos(40_000) + Span::from_millis(raw_ms));
+            // Two NTP bounds, two mapping errors, and the readings' age of 1 and 41 us at 50 ppm, rounded up.
+            assert_eq!(got.time.bound, Span::from_nanos(2 * 10_000 + 2 * 20 + 1 + 3));
+            assert_eq!(got.correction, Correction::Ntp);
+        }
+    }
+
+    #[test]
+    fn one_unsynchronised_clock_is_enough_to_say_so() {
+        let (good, bad) = (view(0, ClockState::FreeRunning), view(0, ClockState::Unsynchronised));
+        assert_eq!(measure(&good, &good).correction, Correction::Ntp);
+        assert_eq!(measure(&good, &bad).correction, Correction::None);
+        assert_eq!(measure(&bad, &good).correction, Correction::None);
     }
 }

@@ -1,0 +1,105 @@
+//! What the core is told at start.
+
+use std::net::SocketAddr;
+
+use probe_ebpf::time::Span;
+
+use super::{Limits, NodeId};
+use crate::wire;
+
+/// Settings of the core. They do not change during its life.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This node's name, unique in the cluster.
+    pub id: NodeId,
+    /// Where other nodes reach this one.
+    pub advertise: SocketAddr,
+    /// Where to look for other nodes. Its own address may be among them: it is skipped.
+    pub seeds: Vec<SocketAddr>,
+    /// Time between rounds. Default 100 ms.
+    pub interval: Span,
+    /// Peers asked in a round. Default 1.
+    pub fanout: usize,
+    /// The largest packet in bytes, inclusive; the same on every node of a cluster. Default 1400.
+    pub max_packet: usize,
+    /// Time between beacons. Default 5 s; stretched when the cluster grows, see [`Config::beacon_rate`].
+    pub beacon_interval: Span,
+    /// Beacons per second of the whole cluster, at most (0 means no limit). Default 20.
+    pub beacon_rate: u32,
+    /// Bounds on the state.
+    pub limits: Limits,
+    /// Seed of every random choice: the same seed and the same input give the same packets.
+    pub seed: u64,
+    /// Random, drawn once at start: tells this run's packet ids from those of an earlier one.
+    pub incarnation: u32,
+}
+
+impl Config {
+    /// The smallest useful [`Config::max_packet`].
+    pub const MAX_PACKET_MIN: usize = 1000;
+
+    /// The defaults, for a node of this name and address.
+    pub fn new(id: NodeId, advertise: SocketAddr) -> Self {
+        Self {
+            id,
+            advertise,
+            seeds: Vec::new(),
+            interval: Span::from_millis(100),
+            fanout: 1,
+            max_packet: 1400,
+            beacon_interval: Span::from_secs(5),
+            beacon_rate: 20,
+            limits: Limits::default(),
+            seed: 0,
+            incarnation: 0,
+        }
+    }
+
+    /// Refuses what cannot work.
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        let sizes = Self::MAX_PACKET_MIN..=wire::PACKET_MAX;
+        if !sizes.contains(&self.max_packet) {
+            return Err(ConfigError::MaxPacket { got: self.max_packet });
+        }
+        if !wire::is_reachable(self.advertise) {
+            return Err(ConfigError::Advertise { got: self.advertise });
+        }
+        for (name, span) in [("interval", self.interval), ("beacon_interval", self.beacon_interval)] {
+            if span < Span::from_millis(1) {
+                return Err(ConfigError::TooShort { name, got: span });
+            }
+        }
+        if self.fanout == 0 {
+            return Err(ConfigError::Fanout);
+        }
+        Ok(())
+    }
+}
+
+/// A setting that cannot work. Nothing was started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// Too small to be useful or too large for UDP.
+    #[error("max_packet is {got} bytes; it must be {} to {}", Config::MAX_PACKET_MIN, wire::PACKET_MAX)]
+    MaxPacket {
+        /// The setting.
+        got: usize,
+    },
+    /// Nobody could send to it.
+    #[error("the advertised address {got} cannot be reached: it needs a unicast IP and a port")]
+    Advertise {
+        /// The setting.
+        got: SocketAddr,
+    },
+    /// Would spin.
+    #[error("{name} is {got}; it must be at least 1 ms")]
+    TooShort {
+        /// Which setting.
+        name: &'static str,
+        /// The setting.
+        got: Span,
+    },
+    /// Nobody would ever be asked.
+    #[error("fanout must be at least 1")]
+    Fanout,
+}

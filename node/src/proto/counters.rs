@@ -1,0 +1,55 @@
+//! What the core did, in numbers that only rise.
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// Totals since start.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct Counters { $($(#[$doc])* pub $name: u64),* }
+
+        impl Counters {
+            /// Every total with its name as a label.
+            pub fn labelled(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($name), self.$name)),*].into_iter()
+            }
+        }
+    };
+}
+
+counters! {
+    /// Digest packets handed over for sending.
+    digests_sent,
+    /// Delta packets handed over for sending.
+    deltas_sent,
+    /// Nodes listed in those digests.
+    digest_entries_sent,
+    /// Entries in those deltas.
+    delta_entries_sent,
+    /// Digest packets understood.
+    digests_received,
+    /// Delta packets understood.
+    deltas_received,
+    /// Entries in received deltas, known ones included.
+    delta_entries_received,
+    /// Entries applied.
+    entries_applied,
+    /// Packets that came a second time; they are not handled again.
+    duplicates,
+    /// Entries that an answer had no room for.
+    left_out,
+    /// Nodes whose next entry does not fit any packet of this size.
+    oversized,
+    /// Nodes in deltas that began above what is known here: applying them would leave a hole.
+    gap,
+    /// Nodes in deltas that are this node: it alone writes its state.
+    about_self,
+    /// Nodes not taken in, for there are too many.
+    node_limit,
+    /// Entries not applied, for their node has too many.
+    entry_limit,
+    /// Entries not applied for lack of room.
+    byte_limit,
+    /// Versions too far above the known one to be believed.
+    version_jump,
+    /// Times this node found versions of an earlier run of its own and jumped past them.
+    restarts_found,
+}

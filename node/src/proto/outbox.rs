@@ -1,0 +1,122 @@
+//! What the core wants done and what it found out: filled by the core, drained by the driver.
+
+use std::net::SocketAddr;
+use std::ops::Range;
+
+use probe_ebpf::parse::PacketId;
+use probe_ebpf::time::{MonoNs, Span};
+use probe_user::analysis::align::{OneWay, SentStamp};
+use probe_user::clock::ClockSource;
+
+use super::sequence::Sequence;
+use super::{EntryArrival, NodeId};
+use crate::wire::v1::Kind;
+
+/// Reused from call to call: [`clear`](Outbox::clear) keeps the memory.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    /// All packets, one after the other.
+    pub(super) buffer: Vec<u8>,
+    pub(super) transmits: Vec<Transmit>,
+    /// The packet just handled, when it came from a member and was understood.
+    pub packet: Option<PacketArrival>,
+    /// Entries that were new to this node.
+    pub entries: Vec<EntryArrival>,
+    /// Changes of the state, in order.
+    pub events: Vec<Event>,
+}
+
+/// A packet to send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transmit {
+    /// Where to.
+    pub to: SocketAddr,
+    /// The member who advertises that address, if one does.
+    pub destination: Option<NodeId>,
+    /// What it is.
+    pub kind: Kind,
+    /// Its id; counter 0 when the destination is no member.
+    pub id: PacketId,
+    /// T0: when the core handed it over.
+    pub handed_over: MonoNs,
+    pub(super) range: Range<usize>,
+}
+
+/// A packet that was understood, from a member.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PacketArrival {
+    /// The sender.
+    pub from: NodeId,
+    /// What it is.
+    pub kind: Kind,
+    /// The sender's id for it.
+    pub id: PacketId,
+    /// T1, by the sender's clock.
+    pub sent: SentStamp,
+    /// Who told the sender its clock's offset; `None` for a source this version does not know.
+    pub sender_source: Option<ClockSource>,
+    /// T0 to T1: the sender's own `send_queue`.
+    pub send_queue: Span,
+    /// Network time; `None` when T4 is unknown.
+    pub one_way: Option<OneWay>,
+    /// What its id says about loss, reordering and duplication; `None` for uncounted packets.
+    pub sequence: Option<Sequence>,
+}
+
+/// A change of the state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A node became known.
+    Joined {
+        /// Who.
+        node: NodeId,
+    },
+    /// A key of another node has a new value.
+    Upserted {
+        /// Whose key.
+        node: NodeId,
+        /// Which.
+        key: std::sync::Arc<str>,
+    },
+    /// A key of another node was deleted.
+    Deleted {
+        /// Whose key.
+        node: NodeId,
+        /// Which.
+        key: std::sync::Arc<str>,
+    },
+}
+
+impl Outbox {
+    /// Forgets everything, keeps the memory.
+    pub fn clear(&mut self) {
+        self.buffer.clear();
+        self.transmits.clear();
+        self.packet = None;
+        self.entries.clear();
+        self.events.clear();
+    }
+    /// A packet that begins where `transmit` says has been written to the end of the buffer.
+    pub(super) fn close(&mut self, mut transmit: Transmit) {
+        transmit.range.end = self.buffer.len();
+        self.transmits.push(transmit);
+    }
+    /// Packets to send.
+    pub fn transmits(&self) -> &[Transmit] {
+        &self.transmits
+    }
+    /// The bytes of one of [`transmits`](Self::transmits).
+    pub fn bytes(&self, transmit: &Transmit) -> &[u8] {
+        &self.buffer[transmit.range.clone()]
+    }
+    /// Every packet with its bytes, to be stamped (see [`stamp`](crate::wire::v1::stamp)) and sent.
+    pub fn packets_mut(&mut self) -> impl Iterator<Item = (&Transmit, &mut [u8])> {
+        let mut rest = self.buffer.as_mut_slice();
+        self.transmits.iter().map(move |transmit| {
+            // Ranges follow each other without holes, so each packet is the head of what is left.
+            let (packet, tail) = std::mem::take(&mut rest).split_at_mut(transmit.range.len());
+            rest = tail;
+            (transmit, packet)
+        })
+    }
+}

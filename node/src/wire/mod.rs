@@ -1,0 +1,24 @@
+//! Bytes to messages and back. No IO, no state, no clock.
+
+use std::net::{IpAddr, SocketAddr};
+
+mod error;
+mod msgpack;
+pub mod v1;
+
+pub use error::WireError;
+
+/// Longest node id in bytes.
+pub const ID_MAX: usize = 255;
+/// Longest key in bytes.
+pub const KEY_MAX: usize = 255;
+/// Longest datagram: what IPv4 and UDP headers leave of 65,535 bytes (RFC 768, RFC 791).
+pub const PACKET_MAX: usize = 65_507;
+
+/// Could a node be there? It takes a port and an address that stands for one host. (This also keeps a forged
+/// member from turning gossip into broadcasts.)
+pub fn is_reachable(address: SocketAddr) -> bool {
+    let ip = address.ip();
+    let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
+    address.port() != 0 && !ip.is_unspecified() && !ip.is_multicast() && !broadcast
+}

@@ -1,0 +1,148 @@
+//! Who sent a packet, when, and by which clock.
+
+use std::net::SocketAddr;
+
+use probe_ebpf::parse::PRELUDE_LEN;
+use probe_ebpf::time::{Span, WallNs};
+use probe_user::analysis::align::{PeerClock, SentStamp, TxStage};
+use probe_user::clock::{ClockSource, ClockState};
+
+use crate::wire::msgpack::{INT64, Reader, put_array, put_display, put_int64, put_str, put_uint};
+use crate::wire::{ID_MAX, WireError, is_reachable};
+
+/// The header of a received packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header<'a> {
+    /// The sender's id.
+    pub node_id: &'a str,
+    /// Where the sender wants to be reached: a claim; replies go to the packet's source.
+    pub addr: SocketAddr,
+    /// T1 by the sender's wall clock, and its clock reading.
+    pub sent: SentStamp,
+    /// T0 to T1: the sender's `send_queue`.
+    pub t1_minus_t0: Span,
+    /// Who told the sender its offset; `None` for a source that this version does not know.
+    pub source: Option<ClockSource>,
+}
+
+/// What a node says about itself in every packet.
+#[derive(Clone, Copy, Debug)]
+pub struct Sender<'a> {
+    /// Its id, 1 to 255 bytes.
+    pub node_id: &'a str,
+    /// Its advertised address.
+    pub addr: SocketAddr,
+}
+
+/// Bytes of the two times before the clock.
+const TIMES: usize = 9 + 9;
+/// Bytes of the clock: array, offset, bound, state, source.
+const CLOCK: usize = 1 + 9 + 9 + 1 + 1;
+/// Longest text of a socket address: a full IPv6 address with scope id and port.
+pub(super) const ADDR_TEXT_MAX: usize = "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff%4294967295]:65535".len();
+/// The longest header (timing reports, which are optional, left out).
+pub(super) const HEADER_MAX: usize = 1 + (2 + ID_MAX) + (2 + ADDR_TEXT_MAX) + TIMES + CLOCK + 1;
+
+const STATES: [(ClockState, u8); 3] =
+    [(ClockState::Unsynchronised, 0), (ClockState::Synchronised, 1), (ClockState::FreeRunning, 2)];
+const SOURCES: [(ClockSource, u8); 2] = [(ClockSource::Chrony, 1), (ClockSource::Adjtimex, 2)];
+/// Stands for a source without a number of its own.
+const OTHER_SOURCE: u8 = 0;
+
+fn code<T: PartialEq + Copy>(table: &[(T, u8)], value: T) -> Option<u8> {
+    table.iter().find(|(v, _)| *v == value).map(|(_, code)| *code)
+}
+fn value<T: Copy>(table: &[(T, u8)], code: u64) -> Option<T> {
+    table.iter().find(|(_, c)| u64::from(*c) == code).map(|(value, _)| *value)
+}
+
+impl<'a> Header<'a> {
+    pub(super) fn read(r: &mut Reader<'a>) -> Result<Self, WireError> {
+        let unknown = r.structure(6)?;
+        let node_id = read_id(r)?;
+        let addr = read_addr(r)?;
+        let wall = WallNs::from_nanos(r.int()?);
+        let t1_minus_t0 = Span::from_nanos(r.int()?);
+        let unknown_clock = r.structure(4)?;
+        let theta = Span::from_nanos(r.int()?);
+        let bound = read_bound(r)?;
+        let state = value(&STATES, r.uint()?).ok_or(WireError::Malformed("unknown clock state"))?;
+        let source = value(&SOURCES, r.uint()?);
+        r.skip(unknown_clock)?;
+        let reports = r.array()?;
+        r.skip(reports)?;
+        r.skip(unknown)?;
+        let sent = SentStamp { wall, clock: PeerClock { theta, bound, state }, stage: TxStage::AppTx };
+        Ok(Self { node_id, addr, sent, t1_minus_t0, source })
+    }
+}
+
+impl Sender<'_> {
+    /// The header with its times still open: an unsynchronised clock at zero.
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        put_array(out, 6);
+        put_str(out, self.node_id);
+        put_display(out, self.addr);
+        put_int64(out, 0);
+        put_int64(out, 0);
+        put_array(out, 4);
+        put_int64(out, 0);
+        put_int64(out, Span::MAX.as_nanos());
+        put_uint(out, 0);
+        put_uint(out, u64::from(OTHER_SOURCE));
+        put_array(out, 0);
+    }
+}
+
+/// Writes the moment of sending (T1), the time since the core handed the packet over (T0) and the clock's
+/// reading into a finished packet. Nothing else changes, neither length nor content.
+///
+/// # Errors
+/// When `packet` was not written by this module; it is unchanged then.
+pub fn stamp(
+    packet: &mut [u8],
+    sent: WallNs,
+    t1_minus_t0: Span,
+    clock: &PeerClock,
+    source: ClockSource,
+) -> Result<(), WireError> {
+    let mut r = Reader::new(packet.get(PRELUDE_LEN..).ok_or(WireError::Truncated)?);
+    r.array()?;
+    r.array()?;
+    r.bytes()?;
+    r.bytes()?;
+    let at = packet.len() - r.rest().len();
+    let open: &mut [u8; TIMES + CLOCK] =
+        packet.get_mut(at..).and_then(<[u8]>::first_chunk_mut).ok_or(WireError::Truncated)?;
+    let fixed = [open[0], open[9], open[19], open[28]] == [INT64; 4] && open[18] == 0x94;
+    if !fixed || open[37..].iter().any(|code| *code > 0x7f) {
+        return Err(WireError::Malformed("not a packet to be stamped"));
+    }
+    let times = [(1, sent.as_nanos()), (10, t1_minus_t0.as_nanos()), (20, clock.theta.as_nanos())];
+    for (at, ns) in times.into_iter().chain([(29, clock.bound.abs().as_nanos())]) {
+        open[at..at + 8].copy_from_slice(&ns.to_be_bytes());
+    }
+    // The states are all in the table.
+    open[37] = code(&STATES, clock.state).unwrap_or_default();
+    open[38] = code(&SOURCES, source).unwrap_or(OTHER_SOURCE);
+    Ok(())
+}
+
+pub(super) fn read_id<'a>(r: &mut Reader<'a>) -> Result<&'a str, WireError> {
+    let id = std::str::from_utf8(r.bytes()?).map_err(|_| WireError::BadId)?;
+    if (1..=ID_MAX).contains(&id.len()) { Ok(id) } else { Err(WireError::BadId) }
+}
+
+pub(super) fn read_addr(r: &mut Reader<'_>) -> Result<SocketAddr, WireError> {
+    let text = std::str::from_utf8(r.bytes()?).map_err(|_| WireError::BadAddress)?;
+    let addr = text.parse().map_err(|_| WireError::BadAddress)?;
+    if is_reachable(addr) { Ok(addr) } else { Err(WireError::BadAddress) }
+}
+
+/// An error bound: never negative.
+pub(super) fn read_bound(r: &mut Reader<'_>) -> Result<Span, WireError> {
+    match r.int()? {
+        ns @ 0.. => Ok(Span::from_nanos(ns)),
+        _ => Err(WireError::Malformed("a negative bound")),
+    }
+}

@@ -1,0 +1,122 @@
+//! Version 1, pikoscope's own format (DESIGN section 4).
+//!
+//! A packet is the 12-byte [`Prelude`] and one MessagePack array. Structures are arrays; elements after those
+//! listed here are skipped, so that a later version can add some.
+//!
+//! ```text
+//! digest  [header, request bool, [[id, addr, version, left bool]...]]
+//! delta   [header, [[id, addr, from_version, known_version, [entry...]]...]]
+//! header  [id, addr, sent_wall_ns, t1_minus_t0_ns, [theta_ns, bound_ns, state, source], [timing report...]]
+//! entry   [key, value, version, flags, stamp or nil]          flags: 1 internal, 2 deleted, 4 re-versioned
+//! stamp   [created_ms, created_sub_ms_ns, theta_ns, bound_ns, hops, network, kernel, trace_id or nil]
+//!         network, kernel: [value_ns, bound_ns], or nil where some hop could not measure it
+//! ```
+//!
+//! The four numbers of the header's clock and the two times before it always take the same space, so that
+//! [`stamp()`] can overwrite them in a finished packet at the last moment before it is sent.
+
+mod delta;
+mod digest;
+mod entry;
+mod header;
+
+pub use delta::{Delta, DeltaNode, DeltaWriter, NodeHead, NodeWritten, value_limit};
+pub use digest::{Digest, DigestEntry, DigestWriter};
+pub use entry::{Entry, EntryStamp};
+pub use header::{Header, Sender, stamp};
+
+use probe_ebpf::parse::{PRELUDE_LEN, PacketId, Prelude};
+
+use super::msgpack::Reader;
+use super::{PACKET_MAX, WireError};
+
+/// The version byte.
+pub const VERSION: u8 = 1;
+/// Bit 0 of the prelude's flags: the body is sealed.
+const SEALED: u16 = 1;
+
+/// What a packet is; the number is its type byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Kind {
+    /// Which versions the sender knows.
+    Digest = 1,
+    /// Entries that the receiver lacks.
+    Delta = 2,
+}
+
+/// A packet, checked to its last byte; borrows from the datagram.
+#[derive(Clone, Copy, Debug)]
+pub struct Packet<'a> {
+    /// The sender's id for it.
+    pub id: PacketId,
+    /// Who sent it and when.
+    pub header: Header<'a>,
+    /// The rest.
+    pub body: Body<'a>,
+}
+
+/// What a packet says.
+#[derive(Clone, Copy, Debug)]
+pub enum Body<'a> {
+    /// Which versions the sender knows.
+    Digest(Digest<'a>),
+    /// Entries that the receiver lacks.
+    Delta(Delta<'a>),
+}
+
+impl Body<'_> {
+    /// Which of the two.
+    pub const fn kind(&self) -> Kind {
+        match self {
+            Self::Digest(_) => Kind::Digest,
+            Self::Delta(_) => Kind::Delta,
+        }
+    }
+}
+
+/// Reads a datagram. All of it is checked before anything is returned.
+///
+/// # Errors
+/// See [`WireError`].
+pub fn decode(datagram: &[u8]) -> Result<Packet<'_>, WireError> {
+    if datagram.len() > PACKET_MAX {
+        return Err(WireError::TooLarge("longer than a UDP datagram"));
+    }
+    if let Some(&version) = datagram.get(1)
+        && version != VERSION
+    {
+        return Err(WireError::WrongVersion(version));
+    }
+    let prelude = Prelude::parse(datagram).ok_or(WireError::Truncated)?;
+    let kind = match prelude.kind {
+        1 => Kind::Digest,
+        2 => Kind::Delta,
+        other => return Err(WireError::UnknownType(other)),
+    };
+    if prelude.flags & SEALED != 0 {
+        return Err(WireError::Sealed);
+    }
+    let mut r = Reader::new(&datagram[PRELUDE_LEN..]);
+    let unknown = r.structure(match kind {
+        Kind::Digest => 3,
+        Kind::Delta => 2,
+    })?;
+    let header = Header::read(&mut r)?;
+    let body = match kind {
+        Kind::Digest => Body::Digest(Digest::read(&mut r)?),
+        Kind::Delta => Body::Delta(Delta::read(&mut r)?),
+    };
+    r.skip(unknown)?;
+    if r.rest().is_empty() { Ok(Packet { id: prelude.id, header, body }) } else { Err(WireError::Trailing) }
+}
+
+/// The start of a packet, header included: the same for both kinds.
+fn start(out: &mut Vec<u8>, kind: Kind, fields: u8, id: PacketId, sender: &Sender<'_>) {
+    out.extend_from_slice(&Prelude { kind: kind as u8, version: VERSION, flags: 0, id }.to_bytes());
+    super::msgpack::put_array(out, fields);
+    sender.write(out);
+}
+
+#[cfg(test)]
+mod tests;
