@@ -5,7 +5,10 @@
 //!
 //! The values here are plain and pure; the IO is in the modules below.
 
+pub mod adjtimex;
+pub mod chrony;
 pub mod mapping;
+pub mod reader;
 
 use probe_ebpf::time::{Bounded, MonoNs, RealNs, Span, UtcNs, WallNs};
 use serde::{Deserialize, Serialize};
