@@ -1,0 +1,12 @@
+//! pikoscope's developer commands, one module each, and [`rig`]: namespaces, time servers and nodes for tests.
+//!
+//! Nothing here depends on the node crate: nodes are spawned as processes, so this builds in seconds and
+//! measures what a user would run.
+
+#![forbid(unsafe_code)]
+
+pub mod build;
+pub mod exec;
+pub mod paths;
+pub mod rig;
+pub mod setup;
