@@ -44,19 +44,12 @@ pub struct Received<'a> {
     pub bytes: &'a [u8],
     /// T6 or later: when handling starts.
     pub now: MonoNs,
-    /// T4 and T5, as far as they are known.
-    pub stamps: ReceiveStamps,
+    /// T4, if it is known.
+    pub received: Option<MonoNs>,
+    /// T4 to T5 (`ingress_stack`), if it is known.
+    pub kernel: Option<Bounded>,
     /// The local clock.
     pub clock: &'a ClockView,
-}
-
-/// What the kernel stamped on a received datagram.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ReceiveStamps {
-    /// T4.
-    pub received: Option<MonoNs>,
-    /// T4 to T5.
-    pub ingress_stack: Option<Bounded>,
 }
 
 /// Requests to a silent peer before it is asked less often.
@@ -109,8 +102,7 @@ impl Core {
             Kind::Digest => self.counters.digests_received += 1,
             Kind::Delta => self.counters.deltas_received += 1,
         }
-        let one_way =
-            received.stamps.received.map(|received_at| one_way(&header.sent, received_at, received.clock));
+        let one_way = received.received.map(|received_at| one_way(&header.sent, received_at, received.clock));
         if let Some(index) = self.state.find(header.node_id) {
             let node = &mut self.state.nodes[index];
             let sequence = node.peer.received.note(id.incarnation, id.counter);
@@ -136,7 +128,7 @@ impl Core {
             now: received.now,
             clock: received.clock,
             network: one_way.map(|o| o.time),
-            kernel: received.stamps.ingress_stack,
+            kernel: received.kernel,
         };
         match body {
             Body::Digest(digest) => self.handle_digest(&header, &digest, received.from, received.now, out),
@@ -260,7 +252,7 @@ impl Core {
     /// # Errors
     /// [`WriteError::NotFound`] when there is none, and those of [`set`](Self::set).
     pub fn delete(&mut self, key: &str, now: MonoNs, clock: &ClockView) -> Result<u64, WriteError> {
-        if self.get(self.config.id.as_str(), key).is_none() {
+        if self.state.nodes[SELF].get(key).is_none_or(|held| held.deleted) {
             return Err(WriteError::NotFound);
         }
         self.may_write(key, &[])?;

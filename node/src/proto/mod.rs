@@ -41,7 +41,7 @@ mod state;
 mod view;
 
 pub use self::config::{Config, ConfigError};
-pub use self::core::{Core, ReceiveStamps, Received};
+pub use self::core::{Core, Received};
 pub use self::counters::Counters;
 pub use self::entry::{
     BEACON_KEY, EntryArrival, EntryKind, INTERNAL_PREFIX, NotSample, PROTO_KEY, Propagation,

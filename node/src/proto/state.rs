@@ -157,11 +157,16 @@ impl Node {
     }
     /// Its entry under a key, tombstones included.
     pub(super) fn get(&self, key: &str) -> Option<&Stored> {
-        self.entries.get(self.versions.get(key)?)
+        Some(self.versioned(key)?.1)
+    }
+    /// Likewise, with its version.
+    pub(super) fn versioned(&self, key: &str) -> Option<(u64, &Stored)> {
+        let version = *self.versions.get(key)?;
+        Some((version, self.entries.get(&version)?))
     }
     /// Its entries by key, tombstones included.
-    pub(super) fn by_key(&self) -> impl Iterator<Item = &Stored> {
-        self.versions.values().filter_map(|version| self.entries.get(version))
+    pub(super) fn by_key(&self) -> impl Iterator<Item = (u64, &Stored)> {
+        self.versions.values().filter_map(|version| Some((*version, self.entries.get(version)?)))
     }
     /// Number of keys, tombstones included.
     pub(super) fn len(&self) -> usize {

@@ -6,7 +6,7 @@ use probe_ebpf::time::{MonoNs, Span, UtcNs};
 
 use super::core::Core;
 use super::entry::{BEACON_KEY, Stored};
-use super::state::SELF;
+use super::state::{Node, SELF};
 use super::{Counters, NodeId};
 
 /// A node as this one knows it.
@@ -29,10 +29,14 @@ pub struct Member<'a> {
 /// A live entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EntryView<'a> {
+    /// Whose it is.
+    pub node: &'a NodeId,
     /// Its key.
     pub key: &'a str,
     /// Its value.
     pub value: &'a [u8],
+    /// Its node's version of it.
+    pub version: u64,
     /// The protocol's own?
     pub internal: bool,
 }
@@ -44,7 +48,7 @@ impl Core {
             id: &node.id,
             addr: node.addr,
             version: node.version,
-            entries: node.by_key().filter(|e| !e.deleted).count(),
+            entries: node.by_key().filter(|(_, entry)| !entry.deleted).count(),
             heard: node.peer.heard,
             beacon: node.get(BEACON_KEY).and_then(|e| e.stamp).map(|stamp| stamp.created_utc()),
         })
@@ -52,12 +56,15 @@ impl Core {
     /// The live entries of a node, by key; none for an unknown node.
     pub fn entries(&self, node: &str) -> impl Iterator<Item = EntryView<'_>> {
         let node = self.state.find(node).map(|index| &self.state.nodes[index]);
-        node.into_iter().flat_map(|node| node.by_key()).filter(|e| !e.deleted).map(view)
+        node.into_iter()
+            .flat_map(|node| node.by_key().filter_map(|(version, entry)| view(node, version, entry)))
     }
-    /// The value of a node's key.
-    pub fn get(&self, node: &str, key: &str) -> Option<&[u8]> {
-        let node = &self.state.nodes[self.state.find(node)?];
-        node.get(key).filter(|e| !e.deleted).map(|e| &*e.value)
+    /// Every node's live entry under a key, this node's first.
+    pub fn get(&self, key: &str) -> impl Iterator<Item = EntryView<'_>> {
+        self.state.nodes.iter().filter_map(move |node| {
+            let (version, entry) = node.versioned(key)?;
+            view(node, version, entry)
+        })
     }
     /// This node's id.
     pub fn id(&self) -> &NodeId {
@@ -69,6 +76,7 @@ impl Core {
     }
 }
 
-fn view(entry: &Stored) -> EntryView<'_> {
-    EntryView { key: &entry.key, value: &entry.value, internal: entry.internal }
+fn view<'a>(node: &'a Node, version: u64, entry: &'a Stored) -> Option<EntryView<'a>> {
+    let Stored { key, value, internal, deleted, .. } = entry;
+    (!deleted).then_some(EntryView { node: &node.id, key, value, version, internal: *internal })
 }
