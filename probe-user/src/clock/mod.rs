@@ -44,7 +44,8 @@ pub enum ClockState {
 pub struct ClockOffset {
     /// `theta`: local wall clock minus true time.
     pub theta: Span,
-    /// Bound of `theta` when it was read: root delay / 2 + root dispersion.
+    /// Bound of `theta` when it was read: root delay / 2 + root dispersion, and more when free-running;
+    /// [`Span::MAX`] when unsynchronised.
     pub bound_at_read: Span,
     /// When it was read.
     pub read_at: MonoNs,
@@ -58,6 +59,11 @@ impl ClockOffset {
     /// `theta` at `when`, its bound widened by [`DRIFT_PPB`] for the time in between (either direction).
     pub fn at(&self, when: MonoNs) -> Bounded {
         Bounded::new(self.theta, self.bound_at_read + (when - self.read_at).drift(DRIFT_PPB))
+    }
+
+    /// What is left of a reading when the clock was stepped after it: nothing, until the next one.
+    pub fn voided(self) -> Self {
+        Self { bound_at_read: Span::MAX, state: ClockState::Unsynchronised, ..self }
     }
 }
 
@@ -108,4 +114,44 @@ impl ClockView {
 /// A wall reading of a clock that is `theta` fast, on the true timeline.
 pub fn correct(wall: WallNs, theta: Span) -> UtcNs {
     UtcNs::from_nanos(wall.as_nanos()) - theta
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const READ: MonoNs = MonoNs::from_nanos(1_000);
+
+    fn offset(theta: Span) -> ClockOffset {
+        ClockOffset {
+            theta,
+            bound_at_read: Span::from_millis(1),
+            read_at: READ,
+            source: ClockSource::Chrony,
+            state: ClockState::Synchronised,
+        }
+    }
+
+    #[test]
+    fn a_bound_ages_both_ways_and_a_step_voids_it() {
+        let offset = offset(Span::from_millis(-50));
+        let (second, aged) = (Span::from_secs(1), Span::from_micros(1_050));
+        assert_eq!(offset.at(READ).bound, Span::from_millis(1));
+        assert_eq!(offset.at(READ + second), Bounded::new(Span::from_millis(-50), aged));
+        assert_eq!(offset.at(READ - second).bound, aged);
+        assert_eq!(offset.voided().at(READ + second).bound, Span::MAX);
+        assert_eq!(offset.voided().state, ClockState::Unsynchronised);
+    }
+
+    /// An error put into the wall clock is taken out again by a reading that reports it.
+    #[test]
+    fn the_correction_undoes_the_injected_error() {
+        let error = Span::from_nanos(20);
+        for injected in [-50, 50].map(Span::from_millis) {
+            let mapping = Mapping { real_minus_mono: Span::from_secs(100), error, epoch: 0, injected };
+            let (utc, bound) = ClockView { mapping, offset: offset(injected) }.utc(READ);
+            assert_eq!(utc, UtcNs::from_nanos(100_000_001_000));
+            assert_eq!(bound, Span::from_millis(1) + error);
+        }
+    }
 }
