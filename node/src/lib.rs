@@ -1,7 +1,9 @@
 //! stub
 #![forbid(unsafe_code)]
+pub mod cli;
 pub mod config;
 pub mod control;
+pub mod doctor;
 pub mod health;
 pub mod http;
 pub mod metrics;

@@ -98,7 +98,7 @@ async fn scrape(State(metrics): State<Arc<Metrics>>) -> impl IntoResponse {
         Err(error) => (
             StatusCode::INTERNAL_SERVER_ERROR,
             [(header::CONTENT_TYPE, "text/plain; charset=utf-8")],
-            format!("cannot write the metrics: {error}\n").into_bytes(),
+            format!("cannot write the metrics: {error}\n"),
         ),
     }
 }
@@ -119,7 +119,7 @@ mod tests {
         let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let address = listener.local_addr().unwrap();
         let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-        let metrics = Arc::new(Metrics::new(&["truncated"], &[]).unwrap());
+        let metrics = Arc::new(Metrics::new().unwrap());
         let server = tokio::spawn(serve(listener, Arc::clone(&metrics)));
         let result = test(address, &metrics).await;
         server.abort();

@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use prometheus::{Encoder, Gauge, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
+use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 
 use crate::health::Health;
 use crate::report::{AccountingReport, ClockReport};
@@ -97,11 +97,9 @@ pub struct Published<'a> {
 impl Metrics {
     /// Registers everything; the series of every reason exist from the start, at zero.
     ///
-    /// `rejected` and `not_samples` are the reasons that can occur.
-    ///
     /// # Errors
-    /// Two metrics of the same name, or a malformed name: a mistake in this module or in the reasons.
-    pub fn new(rejected: &[&'static str], not_samples: &[&'static str]) -> prometheus::Result<Self> {
+    /// Two metrics of the same name, or a malformed name: a mistake in this module.
+    pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
         let r = &registry;
         let build = prometheus::IntGaugeVec::new(
@@ -127,6 +125,14 @@ impl Metrics {
                 &["type"],
             )?,
         )?;
+        let tier = register(
+            r,
+            IntGauge::new(
+                "pikoscope_tier",
+                "Source of the receive stamps: 1 eBPF socket filter, 0 SO_TIMESTAMPING, -1 none.",
+            )?,
+        )?;
+        tier.set(-1);
         Ok(Self {
             health: Health::default(),
             packets_received: counter(
@@ -157,13 +163,13 @@ impl Metrics {
                 r,
                 "pikoscope_packets_rejected_total",
                 "Gossip datagrams received and refused, by reason; they never change state.",
-                rejected,
+                &reasons::REJECTED,
             )?,
             not_samples: Reasons::new(
                 r,
                 "pikoscope_not_samples_total",
                 "Entries learnt that say nothing about propagation, by reason.",
-                not_samples,
+                &reasons::NOT_SAMPLES,
             )?,
             lost: counter(
                 r,
@@ -200,13 +206,7 @@ impl Metrics {
                     "Time the kernel spent in the socket filter; zero without --probe-stats.",
                 )?,
             )?,
-            tier: register(
-                r,
-                IntGauge::new(
-                    "pikoscope_tier",
-                    "Source of the receive stamps: 1 eBPF socket filter, 0 SO_TIMESTAMPING, -1 none.",
-                )?,
-            )?,
+            tier,
             members: register(
                 r,
                 IntGauge::new("pikoscope_members", "Cluster members known, this node included.")?,
@@ -263,10 +263,10 @@ impl Metrics {
     ///
     /// # Errors
     /// Never for the metrics above; the library reports what it could not write.
-    pub fn encode(&self) -> prometheus::Result<Vec<u8>> {
-        let mut text = Vec::with_capacity(16 * 1024);
-        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
-        Ok(text)
+    pub fn encode(&self) -> prometheus::Result<String> {
+        let text = TextEncoder::new().encode_to_string(&self.registry.gather())?;
+        // The library writes infinity as Rust does. Only a value can stand at the end of a line here.
+        Ok(text.replace(" inf\n", " +Inf\n"))
     }
 }
 

@@ -2,6 +2,26 @@
 
 use prometheus::{IntCounter, Registry};
 
+/// Why datagrams are refused: by the wire format, by the core, by the gossip thread.
+pub(super) const REJECTED: [&str; 13] = [
+    "truncated",
+    "wrong_version",
+    "unknown_type",
+    "sealed",
+    "malformed",
+    "too_large",
+    "bad_id",
+    "bad_address",
+    "trailing",
+    "own_id",
+    "no_sender_address",
+    "oversize",
+    "receive_error",
+];
+
+/// Why entries that were new are no propagation samples.
+pub(super) const NOT_SAMPLES: [&str; 4] = ["join", "resync", "unstamped", "implausible"];
+
 /// Counts by reason, for a fixed set of reasons. One that is not in the set is counted as `other`: the
 /// number of series stays bounded and nothing goes uncounted.
 #[derive(Debug)]
@@ -27,5 +47,52 @@ impl Reasons {
     /// Once more, for this reason. Takes no lock.
     pub fn inc(&self, reason: &str) {
         self.known.iter().find(|(known, _)| *known == reason).map_or(&self.other, |(_, c)| c).inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::{NotSample, Rejected};
+    use crate::wire::WireError;
+
+    #[test]
+    fn every_reason_of_the_core_has_its_own_series() {
+        use WireError::*;
+        let wire = [
+            Truncated,
+            WrongVersion(9),
+            UnknownType(9),
+            Sealed,
+            Malformed(""),
+            TooLarge(""),
+            BadId,
+            BadAddress,
+            Trailing,
+        ];
+        for error in wire {
+            // A new variant must be added to the list above, and to `REJECTED`.
+            match error {
+                Truncated | WrongVersion(_) | UnknownType(_) | Sealed | Malformed(_) | TooLarge(_)
+                | BadId | BadAddress | Trailing => {}
+            }
+            assert!(REJECTED.contains(&Rejected::Wire(error).reason()), "{error:?}");
+        }
+        assert!(REJECTED.contains(&Rejected::OwnId.reason()));
+        for not in [NotSample::Join, NotSample::Resync, NotSample::Unstamped, NotSample::Implausible] {
+            match not {
+                NotSample::Join | NotSample::Resync | NotSample::Unstamped | NotSample::Implausible => {}
+            }
+            assert!(NOT_SAMPLES.contains(&not.reason()), "{not:?}");
+        }
+    }
+
+    #[test]
+    fn an_unforeseen_reason_is_counted_as_other() {
+        let reasons = Reasons::new(&Registry::new(), "x_total", "x", &["a"]).unwrap();
+        reasons.inc("a");
+        reasons.inc("b");
+        reasons.inc("c");
+        assert_eq!((reasons.known[0].1.get(), reasons.other.get()), (1, 2));
     }
 }

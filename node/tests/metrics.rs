@@ -1,0 +1,169 @@
+//! What Prometheus's own checker and a reader of DESIGN section 6 say about `/metrics`.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use pikoscope::metrics::{Metrics, Published};
+use pikoscope::report::{AccountingReport, ClockReport};
+use probe_ebpf::time::{Bounded, Span};
+use probe_user::analysis::breakdown::{Propagation, Segment};
+use probe_user::clock::{ClockSource, ClockState};
+
+fn ms(value: i64) -> Bounded {
+    Bounded::exact(Span::from_millis(value))
+}
+
+fn clock(offset_ns: i64, bound_ns: i64) -> ClockReport {
+    ClockReport {
+        source: ClockSource::Chrony,
+        state: ClockState::FreeRunning,
+        offset_ns,
+        bound_ns,
+        age_ns: 0,
+        epoch: 1,
+        note: None,
+    }
+}
+
+/// Every metric has been used at least once.
+fn busy() -> Metrics {
+    let metrics = Metrics::new().unwrap();
+    for tier in [Some(1), Some(0), None] {
+        let segments = metrics.segments(tier);
+        for segment in Segment::ALL {
+            segments.observe(segment, Span::from_micros(30));
+        }
+        segments.observe(Segment::Network, Span::from_micros(-30));
+    }
+    metrics.entries.observe(&Propagation::split(ms(100), ms(30), ms(10)));
+    metrics.entries.observe(&Propagation::split(ms(10), ms(30), ms(0)));
+    metrics.beacons.observe(&Propagation::split(ms(1), ms(0), ms(0)));
+    metrics.rejected("truncated");
+    metrics.not_sample("join");
+    metrics.packets_received.inc();
+    metrics.bytes_received.inc_by(100);
+    publish(&metrics, 7, clock(-50_000_000, 2_000_000));
+    metrics
+}
+
+fn publish(metrics: &Metrics, seen: u64, clock: ClockReport) {
+    metrics.publish(&Published {
+        tier: Some(1),
+        clock: &clock,
+        accounting: &AccountingReport {
+            seen,
+            matched: 4,
+            unmatched: 1,
+            late: 1,
+            ring_failed: 1,
+            ..Default::default()
+        },
+        probe_cost: (7, Duration::from_nanos(1_500)),
+        medians: [Some(Span::from_millis(100)), None],
+        lost: 2,
+        left_out: 0,
+        members: 3,
+    });
+}
+
+fn text(metrics: &Metrics) -> String {
+    metrics.encode().unwrap()
+}
+
+fn assert_line(text: &str, line: &str) {
+    assert!(text.lines().any(|l| l == line), "no line {line:?} in:\n{text}");
+}
+
+#[test]
+fn promtool_accepts_them() {
+    let promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut promtool = promtool.unwrap_or_else(|e| {
+        panic!("promtool is needed on PATH ({e}): run `cargo xtask test`, which provides it")
+    });
+    promtool.stdin.take().unwrap().write_all(text(&busy()).as_bytes()).unwrap();
+    let said = promtool.wait_with_output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
+    assert!(said.status.success() && out.is_empty() && err.is_empty(), "promtool: {out}{err}");
+}
+
+#[test]
+fn the_promised_names_labels_and_buckets_are_there() {
+    let text = text(&busy());
+    for line in [
+        "piko_gossip_propagation_latency_seconds{type=\"entry\"} 0.1",
+        "piko_gossip_propagation_latency_seconds{type=\"beacon\"} NaN",
+        "piko_gossip_clock_skew_seconds -0.05",
+        "pikoscope_clock_bound_seconds 0.002",
+        "piko_gossip_entry_propagation_seconds_bucket{le=\"10\"} 2",
+        "piko_gossip_entry_propagation_seconds_count 2",
+        "piko_gossip_entry_propagation_component_seconds_bucket{component=\"network\",le=\"10\"} 2",
+        "piko_gossip_entry_propagation_component_seconds_count{component=\"kernel\"} 2",
+        "pikoscope_beacon_propagation_seconds_count 1",
+        "pikoscope_clock_state{state=\"free_running\"} 1",
+        "pikoscope_clock_state{state=\"synchronised\"} 0",
+        "pikoscope_clock_source{source=\"chrony\"} 1",
+        "pikoscope_clock_source{source=\"adjtimex\"} 0",
+        "pikoscope_clock_epoch 1",
+        "pikoscope_tier 1",
+        "pikoscope_members 3",
+        "pikoscope_segment_seconds_count{segment=\"network\",tier=\"1\"} 1",
+        "pikoscope_segment_seconds_count{segment=\"socket_queue\",tier=\"1\"} 1",
+        "pikoscope_segment_seconds_count{segment=\"handling\",tier=\"none\"} 1",
+        "pikoscope_packets_rejected_total{reason=\"truncated\"} 1",
+        "pikoscope_not_samples_total{reason=\"join\"} 1",
+        "pikoscope_packets_lost_total 2",
+        "pikoscope_probe_runs_total 7",
+        "pikoscope_probe_run_seconds_total 0.0000015",
+        "piko_gossip_packet_bytes_inbound_total 100",
+    ] {
+        assert_line(&text, line);
+    }
+}
+
+#[test]
+fn negative_times_are_counted_and_kept_out_of_histograms() {
+    let text = text(&busy());
+    // One entry's application share came out at -20 ms.
+    assert_line(&text, "pikoscope_entry_negative_total{component=\"application\"} 1");
+    assert_line(&text, "piko_gossip_entry_propagation_component_seconds_count{component=\"application\"} 1");
+    // Tiers 1 and 0 know the network time; without kernel stamps there is none to be negative.
+    assert_line(&text, "pikoscope_segment_negative_total{segment=\"network\"} 2");
+}
+
+#[test]
+fn the_events_add_up_and_totals_only_rise() {
+    let metrics = busy();
+    let of = |outcome: &str| {
+        let text = text(&metrics);
+        let name = format!("pikoscope_probe_events_total{{outcome=\"{outcome}\"}} ");
+        text.lines().find_map(|l| l.strip_prefix(&name)?.parse::<u64>().ok()).unwrap()
+    };
+    // An event given up and then late after all stays in `unmatched`: counters can't be taken back.
+    assert_eq!(of("seen"), of("matched") + of("unmatched") + of("ring_failed"));
+    assert_eq!(of("late"), 1);
+    publish(&metrics, 3, clock(0, 0));
+    assert_eq!(of("seen"), 7);
+}
+
+#[test]
+fn before_anything_is_known_nothing_is_claimed() {
+    let metrics = Metrics::new().unwrap();
+    for line in [
+        "piko_gossip_propagation_latency_seconds{type=\"entry\"} NaN",
+        "piko_gossip_clock_skew_seconds NaN",
+        "pikoscope_clock_bound_seconds +Inf",
+        "pikoscope_tier -1",
+        "pikoscope_clock_state{state=\"synchronised\"} 0",
+        "pikoscope_packets_rejected_total{reason=\"wrong_version\"} 0",
+    ] {
+        assert_line(&text(&metrics), line);
+    }
+    publish(&metrics, 0, clock(0, i64::MAX));
+    assert_line(&text(&metrics), "piko_gossip_clock_skew_seconds NaN");
+}
