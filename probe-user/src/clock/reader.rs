@@ -21,7 +21,7 @@ pub const CHRONYD_TIMEOUT: Duration = Duration::from_millis(200);
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// chronyd.
-    #[error("chronyd at {addr} {source}: start chronyd or set clock.chrony")]
+    #[error("chronyd at {addr} {source}: start chronyd, or give its address with --chrony")]
     Chrony {
         /// Who was asked.
         addr: SocketAddr,
@@ -219,7 +219,7 @@ mod tests {
         let note = |addr| ClockReader::new(addr).read().note.expect("something to say");
         let said = note(addr);
         let wanted = format!(
-            "chronyd at {addr} does not answer (timed out after 200 ms): start chronyd or set clock.chrony; the kernel"
+            "chronyd at {addr} does not answer (timed out after 200 ms): start chronyd, or give its address with --chrony; the kernel"
         );
         assert!(said.starts_with(&wanted), "{said}");
         drop(silent);
