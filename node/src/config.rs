@@ -6,11 +6,16 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use probe_ebpf::time::Span;
-use serde::Deserialize;
+
+mod host;
+mod settings;
+
+pub use host::{Host, default_control};
+pub use settings::{LogLevel, ProbeMode, Settings};
 
 /// Gossip port unless told otherwise (UDP and TCP): unassigned by IANA, and none of Piko's.
 pub const GOSSIP_PORT: u16 = 7176;
@@ -22,110 +27,6 @@ pub const MAX_NODE_ID: usize = 128;
 const MAX_UDP_PAYLOAD: usize = 65_507;
 /// Below this a digest of a few nodes no longer fits.
 const MIN_PACKET: usize = 512;
-
-/// Which source of kernel stamps to use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum ProbeMode {
-    /// The best one that is permitted; `doctor` tells which and why.
-    #[default]
-    Auto,
-    /// Tier 1, the eBPF socket filter; not permitted is an error.
-    Ebpf,
-    /// Tier 0, `SO_TIMESTAMPING`; needs no privilege.
-    Timestamping,
-    /// No kernel stamps: only what the application itself sees.
-    Off,
-}
-
-/// How much is logged.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-#[expect(missing_docs, reason = "the names say it all")]
-pub enum LogLevel {
-    Error,
-    Warn,
-    #[default]
-    Info,
-    Debug,
-    Trace,
-}
-
-impl fmt::Display for LogLevel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Error => "error",
-            Self::Warn => "warn",
-            Self::Info => "info",
-            Self::Debug => "debug",
-            Self::Trace => "trace",
-        })
-    }
-}
-
-/// Settings as given, by file or by flags; `None` is "not given".
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, clap::Args)]
-#[serde(deny_unknown_fields, default)]
-pub struct Settings {
-    /// Name of this node, unique in the cluster; at most 128 bytes, no spaces [default: the host's name]
-    #[arg(long, value_name = "ID")]
-    pub node_id: Option<String>,
-    /// Address on which to gossip, UDP and TCP; port 0 takes a free one [default: 0.0.0.0:7176]
-    #[arg(long, value_name = "IP:PORT")]
-    pub bind: Option<SocketAddr>,
-    /// Address under which others reach this node; needed when --bind is 0.0.0.0 or [::] [default: --bind]
-    #[arg(long, value_name = "IP:PORT")]
-    pub advertise: Option<SocketAddr>,
-    /// Gossip address of any member to join by; may be repeated, two or three are recommended
-    #[arg(long = "seed", value_name = "IP:PORT")]
-    pub seeds: Option<Vec<SocketAddr>>,
-    /// Time between gossip rounds, 10..=60000 ms; lower is faster and costs more [default: 100]
-    #[arg(long, value_name = "N")]
-    pub interval_ms: Option<u64>,
-    /// Members contacted per round, 1..=16; more is faster and costs more. Recommended: 1.
-    #[arg(skip)]
-    pub fanout: Option<usize>,
-    /// Largest UDP payload sent, 512..=65507 bytes. Recommended: 1400, which is also what Piko reads.
-    #[arg(skip)]
-    pub max_packet_bytes: Option<usize>,
-    /// Seconds between this node's beacon entries, 1..=3600. Recommended: 5.
-    #[arg(skip)]
-    pub beacon_interval_s: Option<u64>,
-    /// Address of /metrics and /healthz, read-only [default: 127.0.0.1:7177]
-    #[arg(long, value_name = "IP:PORT")]
-    pub metrics_bind: Option<SocketAddr>,
-    /// Unix socket for status, set, get, delete [default: see `pikoscope status --help`]
-    #[arg(long, value_name = "PATH")]
-    pub control: Option<PathBuf>,
-    /// Source of kernel stamps; auto takes the best that is permitted [default: auto]
-    #[arg(long, value_name = "MODE")]
-    pub probe: Option<ProbeMode>,
-    /// Size of the probe's ring in bytes, a power of two and a multiple of the page size [default: 262144]
-    #[arg(long, value_name = "N")]
-    pub ring_bytes: Option<u32>,
-    /// Where chronyd answers queries [default: 127.0.0.1:323]
-    #[arg(long, value_name = "IP:PORT")]
-    pub chrony: Option<SocketAddr>,
-    /// Let the kernel count the probe's run time; costs about 20 ns per run of every eBPF program of the host
-    #[arg(long, num_args = 0, default_missing_value = "true")]
-    pub probe_stats: Option<bool>,
-    /// Length of the window of the latency gauges in seconds, 1..=3600. Recommended: the scrape interval.
-    #[arg(skip)]
-    pub reporting_window_s: Option<u64>,
-    /// Write every packet's stamps to this file, one JSON line each
-    #[arg(long, value_name = "FILE")]
-    pub record: Option<PathBuf>,
-    /// Write the node's report to this file at exit, as JSON
-    #[arg(long, value_name = "FILE")]
-    pub final_report: Option<PathBuf>,
-    /// Test aid: pretend that the wall clock is this wrong, in nanoseconds, positive = fast
-    #[arg(long, value_name = "N", hide = true, allow_negative_numbers = true)]
-    #[serde(skip)]
-    pub inject_clock_error_ns: Option<i64>,
-    /// What to log: error, warn, info, debug, trace [default: info]
-    #[arg(long, value_name = "LEVEL", hide_possible_values = true)]
-    pub log: Option<LogLevel>,
-}
 
 /// What a node runs with; everything is checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -194,44 +95,6 @@ pub enum ConfigError {
 }
 
 impl Settings {
-    /// Reads a file.
-    ///
-    /// # Errors
-    /// When it can't be read, is no TOML, has a key that does not exist or a value of the wrong type.
-    pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| ConfigError::Unreadable { path: path.to_owned(), error })?;
-        toml::from_str(&text).map_err(|error| ConfigError::Malformed {
-            path: path.to_owned(),
-            message: one_line(&text, &error),
-        })
-    }
-
-    /// These settings, and `other`'s where these say nothing.
-    pub fn or(self, other: Self) -> Self {
-        Self {
-            node_id: self.node_id.or(other.node_id),
-            bind: self.bind.or(other.bind),
-            advertise: self.advertise.or(other.advertise),
-            seeds: self.seeds.or(other.seeds),
-            interval_ms: self.interval_ms.or(other.interval_ms),
-            fanout: self.fanout.or(other.fanout),
-            max_packet_bytes: self.max_packet_bytes.or(other.max_packet_bytes),
-            beacon_interval_s: self.beacon_interval_s.or(other.beacon_interval_s),
-            metrics_bind: self.metrics_bind.or(other.metrics_bind),
-            control: self.control.or(other.control),
-            probe: self.probe.or(other.probe),
-            ring_bytes: self.ring_bytes.or(other.ring_bytes),
-            chrony: self.chrony.or(other.chrony),
-            probe_stats: self.probe_stats.or(other.probe_stats),
-            reporting_window_s: self.reporting_window_s.or(other.reporting_window_s),
-            record: self.record.or(other.record),
-            final_report: self.final_report.or(other.final_report),
-            inject_clock_error_ns: self.inject_clock_error_ns.or(other.inject_clock_error_ns),
-            log: self.log.or(other.log),
-        }
-    }
-
     /// Checks everything and fills in the defaults.
     ///
     /// # Errors
@@ -342,39 +205,6 @@ impl Config {
     }
 }
 
-/// What the defaults and checks need to know about the host.
-#[derive(Debug)]
-pub struct Host {
-    /// The host's name.
-    pub name: std::io::Result<String>,
-    /// Memory page size in bytes.
-    pub page_bytes: u32,
-    /// Default place of the control socket.
-    pub control: Option<PathBuf>,
-}
-
-impl Host {
-    /// This host.
-    pub fn here() -> Self {
-        let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten();
-        Self {
-            name: std::fs::read_to_string("/proc/sys/kernel/hostname").map(|s| s.trim().to_owned()),
-            page_bytes: page.and_then(|p| u32::try_from(p).ok()).unwrap_or(4096),
-            control: default_control(),
-        }
-    }
-}
-
-/// `/run/pikoscope/control.sock` for root, `$XDG_RUNTIME_DIR/pikoscope/control.sock` for others. There is no
-/// fallback to a directory that everybody can write to.
-pub fn default_control() -> Option<PathBuf> {
-    if nix::unistd::geteuid().is_root() {
-        return Some(PathBuf::from("/run/pikoscope/control.sock"));
-    }
-    let dir = std::env::var_os("XDG_RUNTIME_DIR").filter(|d| Path::new(d).is_absolute())?;
-    Some(Path::new(&dir).join("pikoscope/control.sock"))
-}
-
 fn concrete(key: &'static str, address: SocketAddr) -> Result<SocketAddr, ConfigError> {
     let ip = address.ip();
     let broadcast = matches!(address, SocketAddr::V4(v4) if v4.ip().is_broadcast());
@@ -406,18 +236,6 @@ fn within<T: PartialOrd + fmt::Display>(
     }
 }
 
-/// `toml`'s error spans several lines with a picture of the place; the line number says the same.
-fn one_line(text: &str, error: &toml::de::Error) -> String {
-    let message = error.message().trim().replace('\n', "; ");
-    match error.span() {
-        Some(span) => {
-            let line = text.get(..span.start).map_or(1, |before| before.matches('\n').count() + 1);
-            format!("line {line}: {message}")
-        }
-        None => message,
-    }
-}
-
 fn same(error: &std::io::Error) -> std::io::Error {
     std::io::Error::new(error.kind(), error.to_string())
 }
@@ -425,6 +243,7 @@ fn same(error: &std::io::Error) -> std::io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
 
     fn host() -> Host {
         Host { name: Ok("alpha".into()), page_bytes: 4096, control: Some("/run/c.sock".into()) }

@@ -1,4 +1,5 @@
 //! What Prometheus's own checker and a reader of DESIGN section 6 say about `/metrics`.
+#![allow(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
 
 use std::io::Write;
 use std::process::{Command, Stdio};

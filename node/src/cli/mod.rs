@@ -29,7 +29,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a node until SIGINT or SIGTERM
-    Run(Run),
+    Run(Box<Run>),
     /// Show what the running node knows
     Status {
         #[command(flatten)]

@@ -26,7 +26,7 @@ impl Capabilities {
         NEEDED
             .into_iter()
             // CAP_SYS_ADMIN stands in for CAP_BPF and CAP_PERFMON, not for CAP_NET_ADMIN.
-            .filter(|(name, bit)| !self.has(*bit) && !(admin && *name != "CAP_NET_ADMIN"))
+            .filter(|(name, bit)| !(self.has(*bit) || admin && *name != "CAP_NET_ADMIN"))
             .map(|(name, _)| name)
             .collect()
     }
