@@ -52,3 +52,6 @@ pub use self::node_id::NodeId;
 pub use self::outbox::{Event, Outbox, PacketArrival, Transmit};
 pub use self::sequence::Sequence;
 pub use self::view::{EntryView, Member};
+
+#[cfg(test)]
+mod tests;

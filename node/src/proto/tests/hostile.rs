@@ -1,0 +1,245 @@
+//! Packets that nobody should have sent.
+
+use probe_ebpf::parse::PacketId;
+use probe_ebpf::time::Span;
+use proptest::prelude::*;
+
+use super::net::{Faults, Net, address, id};
+use crate::proto::{Limits, Outbox, Received, Rejected};
+use crate::wire::WireError;
+use crate::wire::v1::{DeltaWriter, DigestEntry, DigestWriter, Entry, NodeHead, Sender};
+
+const MINUTE: Span = Span::from_secs(60);
+
+fn sender(host: usize, id: &str) -> Sender<'_> {
+    Sender { node_id: id, addr: address(host) }
+}
+/// A delta from `from` about one node with these entries.
+fn delta(from: &str, head: &NodeHead<'_>, entries: &[Entry<'_>]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut w = DeltaWriter::new(&mut out, 60_000, PacketId::default(), &sender(1, from));
+    assert_eq!(w.node(head, entries.iter().copied()).entries, entries.len());
+    w.finish();
+    out
+}
+fn digest(from: &str, request: bool, entries: &[DigestEntry<'_>]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut w = DigestWriter::new(&mut out, 60_000, PacketId::default(), &sender(1, from), request);
+    assert!(entries.iter().all(|e| w.push(e)));
+    w.finish();
+    out
+}
+fn head(id: &str, from_version: u64, known_version: u64) -> NodeHead<'_> {
+    NodeHead { id, addr: address(1), from_version, known_version }
+}
+fn entry(key: &str, version: u64) -> Entry<'_> {
+    Entry { key, value: b"v", version, internal: false, deleted: false, reversioned: false, stamp: None }
+}
+fn listed(id: &str, version: u64) -> DigestEntry<'_> {
+    DigestEntry { id, addr: address(1), version, left: false }
+}
+
+/// Everything that must not change.
+fn fingerprint(net: &Net) -> String {
+    format!("{:?}", net.hosts[0].core.state)
+}
+/// Hands host 0 a datagram; its answers stay in the outbox.
+fn hand(net: &mut Net, bytes: &[u8]) -> (Result<(), Rejected>, Outbox) {
+    let mut out = Outbox::default();
+    let (now, host) = (net.now, &mut net.hosts[0]);
+    let received =
+        Received { from: address(9), bytes, now, received: Some(now), kernel: None, clock: &host.clock };
+    let result = host.core.handle_datagram(received, &mut out);
+    (result, out)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn random_bytes_change_nothing(bytes in prop::collection::vec(any::<u8>(), 0..200), plausible: bool, kind in 1u8..=2) {
+        let mut net = Net::new(1, 1, Faults::NONE);
+        let before = fingerprint(&net);
+        let mut bytes = bytes;
+        if plausible && bytes.len() >= 4 { bytes[..4].copy_from_slice(&[kind, 1, 0, 0]); }
+        let (result, out) = hand(&mut net, &bytes);
+        prop_assert!(result.is_err() && out.transmits().is_empty() && out.packet.is_none());
+        prop_assert_eq!(fingerprint(&net), before);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    /// Real packets with a few bytes changed: refused without a trace, or (where the change hit a value) still
+    /// within every limit; and the cluster goes on.
+    #[test]
+    fn mutated_packets_of_a_running_cluster_do_no_harm(seed: u64, hits in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), any::<u8>()), 100)) {
+        let mut net = Net::new(3, seed, Faults::NONE);
+        net.set(1, "key", b"value");
+        net.run(Span::from_secs(3));
+        let mut refused = 0;
+        for (packet, at, byte) in hits {
+            let mut bytes = net.sent[packet.index(net.sent.len())].2.clone();
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            let before = fingerprint(&net);
+            let (result, _) = hand(&mut net, &bytes);
+            if result.is_err() {
+                refused += 1;
+                prop_assert_eq!(fingerprint(&net), before);
+            }
+            let limits = Limits::default();
+            prop_assert!(net.hosts[0].core.state.bytes <= limits.bytes);
+        }
+        prop_assert!(refused > 0);
+        net.set(2, "after", b"all");
+        prop_assert!(net.run_until(MINUTE, |net| net.held(0, 2).contains_key("after")));
+    }
+}
+
+#[test]
+fn a_delta_above_what_is_known_is_counted_and_not_applied() {
+    let mut net = Net::new(1, 1, Faults::NONE);
+    let before = fingerprint(&net);
+    hand(&mut net, &delta("a", &head("b", 3, 5), &[entry("k", 5)])).0.unwrap();
+    assert_eq!((net.hosts[0].core.counters().gap, fingerprint(&net)), (1, before));
+
+    hand(&mut net, &delta("a", &head("b", 0, 9), &[entry("k", 2), entry("l", 4)])).0.unwrap();
+    let held = fingerprint(&net);
+    hand(&mut net, &delta("a", &head("b", 5, 9), &[entry("k", 8)])).0.unwrap();
+    assert_eq!((net.hosts[0].core.counters().gap, fingerprint(&net)), (2, held.clone()));
+    hand(&mut net, &delta("a", &head("b", 0, 9), &[entry("k", 2), entry("l", 4)])).0.unwrap();
+    assert_eq!(fingerprint(&net), held, "known ones are passed over");
+
+    // Overlapping is fine: above 3, and 4 is known.
+    let (_, out) = hand(&mut net, &delta("a", &head("b", 3, 9), &[entry("l", 4), entry("k", 8)]));
+    assert_eq!(out.entries.iter().map(|e| e.version).collect::<Vec<_>>(), [8]);
+}
+
+#[test]
+fn nobody_else_writes_this_nodes_state() {
+    let mut net = Net::new(1, 1, Faults::NONE);
+    let before = fingerprint(&net);
+    hand(&mut net, &delta("a", &head("node-0", 0, 900), &[entry("k", 900)])).0.unwrap();
+    assert_eq!((net.hosts[0].core.counters().about_self, fingerprint(&net)), (1, before.clone()));
+    let (result, out) = hand(&mut net, &digest("node-0", true, &[]));
+    assert_eq!(result, Err(Rejected::OwnId));
+    assert_eq!(
+        (result.unwrap_err().reason(), out.transmits().len(), fingerprint(&net)),
+        ("own_id", 0, before)
+    );
+}
+
+#[test]
+fn answers_go_to_the_source_and_not_to_the_address_inside() {
+    let mut net = Net::new(1, 1, Faults::NONE);
+    let (_, out) = hand(&mut net, &digest("a", true, &[listed("a", 7)]));
+    assert_eq!(out.transmits().len(), 2);
+    assert!(
+        out.transmits().iter().all(|t| t.to == address(9) && t.destination.is_none() && t.id.counter == 0)
+    );
+}
+
+#[test]
+fn nothing_is_pushed_that_was_not_asked_for() {
+    let mut net = Net::new(1, 1, Faults::NONE);
+    let (_, out) = hand(&mut net, &digest("a", false, &[]));
+    // Only "I am here": whoever lists no node is told of none.
+    assert_eq!(out.transmits().len(), 1);
+    assert_eq!(net.hosts[0].core.counters().delta_entries_sent, 0);
+}
+
+#[test]
+fn a_digest_that_shows_news_is_answered_with_a_question_that_asks_for_just_that() {
+    let mut net = Net::new(1, 1, Faults::NONE);
+    hand(&mut net, &delta("a", &head("b", 0, 4), &[entry("k", 4)])).0.unwrap();
+    let before = net.hosts[0].core.counters().digest_entries_sent;
+    let (_, out) =
+        hand(&mut net, &digest("a", false, &[listed("b", 4), listed("c", 1), listed("node-0", 2)]));
+    assert_eq!(out.transmits().len(), 2);
+    assert_eq!(net.hosts[0].core.counters().digest_entries_sent - before, 1, "c and nobody else");
+    let (_, out) = hand(&mut net, &digest("a", false, &[listed("b", 4)]));
+    assert_eq!(out.transmits().len(), 1, "nothing new: no question");
+}
+
+#[test]
+fn unbelievable_versions_are_counted_and_left_alone() {
+    let mut net = Net::new(1, 1, Faults::NONE);
+    let before = fingerprint(&net);
+    let jumps = |net: &Net| net.hosts[0].core.counters().version_jump;
+    hand(&mut net, &delta("a", &head("b", 0, u64::MAX), &[entry("k", u64::MAX)])).0.unwrap();
+    assert_eq!(jumps(&net), 1);
+    hand(&mut net, &digest("a", false, &[listed("node-0", u64::MAX)])).0.unwrap();
+    assert_eq!(jumps(&net), 2);
+    let (_, out) = hand(&mut net, &digest("a", false, &[listed("b", u64::MAX)]));
+    assert_eq!((jumps(&net), out.transmits().len()), (3, 1));
+    assert_eq!(fingerprint(&net), before);
+}
+
+#[test]
+fn a_forged_restart_cannot_make_this_node_rewrite_itself_all_the_time() {
+    let mut net = Net::new(1, 1, Faults::NONE);
+    for version in (10..10_000).step_by(10) {
+        hand(&mut net, &digest("a", false, &[listed("node-0", version)])).0.unwrap();
+    }
+    assert_eq!(net.hosts[0].core.counters().restarts_found, 1);
+}
+
+#[test]
+fn the_state_stays_within_its_limits() {
+    let mut net = Net::empty(1, Faults::NONE);
+    let limits =
+        Limits { nodes: 4, entries_per_node: 5, bytes_per_node: 2000, bytes: 6000, ..Limits::default() };
+    net.start(0, |config| config.limits = limits);
+    let names: Vec<String> = (0..50).map(|n| format!("n{n}")).collect();
+    for name in &names {
+        let keys: Vec<_> = (1..=9).map(|version| entry(&names[version as usize], version)).collect();
+        hand(&mut net, &delta(name, &head(name, 0, 9), &keys)).0.unwrap();
+    }
+    let core = &net.hosts[0].core;
+    assert_eq!(core.members().count(), 4);
+    for member in core.members().skip(1) {
+        assert_eq!((member.entries, member.version), (5, 5), "a prefix, without holes");
+    }
+    assert_eq!((core.counters().node_limit, core.counters().entry_limit), (47, 3));
+    assert_eq!(core.counters().entries_applied, 15);
+
+    let big = Entry { value: &[0; 1000], ..entry("n1", 6) };
+    hand(&mut net, &delta("a", &head("n0", 5, 6), &[big])).0.unwrap();
+    assert_eq!((net.hosts[0].core.counters().byte_limit, net.version(0, 0) > 0), (1, true));
+    assert!(net.hosts[0].core.state.bytes <= limits.bytes);
+}
+
+#[test]
+fn packet_ids_of_strangers_are_not_remembered() {
+    let mut net = Net::new(1, 1, Faults::NONE);
+    for stranger in 0..1000 {
+        let (result, out) = hand(&mut net, &digest(&format!("s{stranger}"), true, &[]));
+        assert!(result.is_ok() && out.packet.is_none());
+    }
+    assert_eq!(net.hosts[0].core.members().count(), 1);
+}
+
+#[test]
+fn a_copy_is_not_handled_twice() {
+    let mut net = Net::new(2, 1, Faults::NONE);
+    assert!(net.run_until(MINUTE, Net::converged));
+    net.run(Span::from_secs(1));
+    let packet = net.sent.iter().rfind(|(from, to, _)| *from == 1 && *to == address(0)).unwrap().2.clone();
+    net.run(Span::from_millis(1));
+    let (result, out) = hand(&mut net, &packet);
+    assert_eq!(result, Ok(()));
+    let copy = out.packet.as_ref().unwrap();
+    assert!(copy.sequence.unwrap().duplicate && copy.from == id(1));
+    assert!(out.transmits().is_empty() && out.entries.is_empty());
+    assert_eq!(net.hosts[0].core.counters().duplicates, 1);
+}
+
+#[test]
+fn a_datagram_of_the_wrong_version_is_refused_by_name() {
+    let mut net = Net::new(1, 1, Faults::NONE);
+    let (result, _) = hand(&mut net, &[1, 0, 0x83]);
+    assert_eq!(result, Err(Rejected::Wire(WireError::WrongVersion(0))));
+    assert_eq!(hand(&mut net, &[0; 65_508]).0.unwrap_err().reason(), "too_large");
+}
