@@ -9,6 +9,7 @@ use probe_ebpf::time::{Bounded, MonoNs, Span};
 use probe_user::analysis::breakdown::{Propagation, Segment};
 use probe_user::analysis::quantiles::SpanHistogram;
 
+use crate::proto;
 use crate::report::{EntryReport, PathReport, QuantileReport, SegmentReport};
 
 mod peers;
@@ -38,6 +39,14 @@ impl EntryKind {
         match self {
             Self::Entry => "entry",
             Self::Beacon => "beacon",
+        }
+    }
+    /// The kind of an entry of the protocol; `None` for those that nobody waits for.
+    pub const fn of(kind: proto::EntryKind) -> Option<Self> {
+        match kind {
+            proto::EntryKind::Entry => Some(Self::Entry),
+            proto::EntryKind::Beacon => Some(Self::Beacon),
+            proto::EntryKind::Internal => None,
         }
     }
     const fn index(self) -> usize {
@@ -104,15 +113,6 @@ pub struct EntryStats {
     application: Distribution,
 }
 
-impl EntryStats {
-    fn record(&mut self, way: &Propagation) {
-        self.total.record(way.total);
-        self.network.record(way.network);
-        self.kernel.record(way.kernel);
-        self.application.record(way.application);
-    }
-}
-
 /// Everything that is remembered; see the module.
 #[derive(Debug)]
 pub struct Stats {
@@ -160,10 +160,29 @@ impl Stats {
 
     /// One entry of `origin` that propagated to here.
     pub fn entry(&mut self, origin: &str, now: MonoNs, kind: EntryKind, way: &Propagation) {
-        self.windows[kind.index()].record(now, way.total.value);
-        if let Some(stats) = self.origins[kind.index()].get(origin, now) {
-            stats.record(way);
+        if let Some(stats) = self.entry_total(origin, now, kind, way.total) {
+            stats.network.record(way.network);
+            stats.kernel.record(way.kernel);
+            stats.application.record(way.application);
         }
+    }
+
+    /// One entry of `origin` that came over a hop which could not measure its part: only the total is known.
+    pub fn entry_without_parts(&mut self, origin: &str, now: MonoNs, kind: EntryKind, total: Bounded) {
+        self.entry_total(origin, now, kind, total);
+    }
+
+    fn entry_total(
+        &mut self,
+        origin: &str,
+        now: MonoNs,
+        kind: EntryKind,
+        total: Bounded,
+    ) -> Option<&mut EntryStats> {
+        self.windows[kind.index()].record(now, total.value);
+        let stats = self.origins[kind.index()].get(origin, now)?;
+        stats.total.record(total);
+        Some(stats)
     }
 
     /// Median total of the last complete reporting window; `None` when it was empty or none is complete.
@@ -258,8 +277,9 @@ mod tests {
         let way = Propagation::split(ms(100, 5), ms(30, 2), ms(10, 1));
         stats.entry("o", at(1), EntryKind::Beacon, &way);
         assert!(stats.entry_reports(EntryKind::Entry).is_empty());
+        stats.entry_without_parts("o", at(2), EntryKind::Beacon, ms(100, 5));
         let beacons = stats.entry_reports(EntryKind::Beacon);
-        assert_eq!((beacons[0].count, beacons[0].from.as_str()), (1, "o"));
+        assert_eq!((beacons[0].count, beacons[0].from.as_str()), (2, "o"));
         assert!((beacons[0].application.p50_ns - 60_000_000).abs() < 600_000);
         assert_eq!(stats.window_median(EntryKind::Entry, at(16)), None);
         assert!(stats.window_median(EntryKind::Beacon, at(16)).is_some());

@@ -109,11 +109,20 @@ impl EntryMetrics {
     /// One that propagated to here. Takes no lock.
     pub fn observe(&self, way: &Propagation) {
         for (i, time) in parts(way).into_iter().enumerate() {
-            if time.is_negative() {
-                self.negative[i].inc();
-            } else {
-                self.times[i].observe(time.as_secs_f64());
-            }
+            self.observe_part(i, time);
+        }
+    }
+
+    /// One that came over a hop which could not measure its part: only the total is known.
+    pub fn observe_without_parts(&self, total: Span) {
+        self.observe_part(0, total);
+    }
+
+    fn observe_part(&self, part: usize, time: Span) {
+        if time.is_negative() {
+            self.negative[part].inc();
+        } else {
+            self.times[part].observe(time.as_secs_f64());
         }
     }
 
