@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::net::{Faults, Net, address, id};
 use crate::proto::{Limits, Outbox, Received, Rejected};
 use crate::wire::WireError;
-use crate::wire::v1::{DeltaWriter, DigestEntry, DigestWriter, Entry, NodeHead, Sender};
+use crate::wire::v1::{self, Body, DeltaWriter, DigestEntry, DigestWriter, Entry, NodeHead, Sender};
 
 const MINUTE: Span = Span::from_secs(60);
 
@@ -161,6 +161,50 @@ fn a_digest_that_shows_news_is_answered_with_a_question_that_asks_for_just_that(
     assert_eq!(net.hosts[0].core.counters().digest_entries_sent - before, 1, "c and nobody else");
     let (_, out) = hand(&mut net, &digest("a", false, &[listed("b", 4)]));
     assert_eq!(out.transmits().len(), 1, "nothing new: no question");
+}
+
+/// Nodes and versions in the last packet of an outbox, a digest.
+fn last_digest(out: &Outbox) -> Vec<(String, u64)> {
+    let packet = v1::decode(out.bytes(out.transmits().last().unwrap())).unwrap();
+    let Body::Digest(digest) = packet.body else { panic!("a digest") };
+    digest.entries().map(|e| (e.id.to_owned(), e.version)).collect()
+}
+
+#[test]
+fn a_node_that_shows_itself_older_than_it_is_known_is_told() {
+    let mut net = Net::new(1, 1, Faults::NONE);
+    hand(&mut net, &delta("b", &head("b", 0, 90), &[entry("k", 90)])).0.unwrap();
+    for request in [true, false] {
+        let (_, out) = hand(&mut net, &digest("b", request, &[listed("b", 2)]));
+        assert!(last_digest(&out).contains(&("b".into(), 90)));
+    }
+    let (_, out) = hand(&mut net, &digest("a", false, &[listed("b", 2)]));
+    assert_eq!(out.transmits().len(), 1, "others that know less of it get a delta, not a digest");
+}
+
+#[test]
+fn a_full_digest_lists_this_node_the_asked_for_and_the_lately_changed_first() {
+    let mut net = Net::new(1, 1, Faults::NONE);
+    let names: Vec<String> = (0..300).map(|n| format!("n{n}")).collect();
+    for name in &names {
+        hand(&mut net, &delta("a", &head(name, 0, 4), &[entry("k", 4)])).0.unwrap();
+    }
+    for changed in ["n7", "n200"] {
+        hand(&mut net, &delta("a", &head(changed, 4, 5), &[entry("k", 5)])).0.unwrap();
+    }
+    let mut others = std::collections::BTreeSet::new();
+    for _ in 0..40 {
+        let (_, out) = hand(&mut net, &digest("n9", true, &[listed("n100", 9), listed("new", 3)]));
+        assert!(out.transmits().iter().all(|t| out.bytes(t).len() <= 1400));
+        let listed = last_digest(&out);
+        let first: Vec<_> = listed.iter().take(6).map(|(id, version)| (id.as_str(), *version)).collect();
+        assert_eq!(first, [("node-0", 2), ("n100", 4), ("new", 0), ("n9", 4), ("n200", 5), ("n7", 5)]);
+        let distinct: std::collections::BTreeSet<_> = listed.iter().map(|(id, _)| id).collect();
+        assert_eq!(distinct.len(), listed.len(), "nobody twice");
+        assert!(listed.len() > 30);
+        others.extend(listed.into_iter().skip(6).map(|(id, _)| id));
+    }
+    assert!(others.len() > 200, "the rest takes turns: {} of 300", others.len());
 }
 
 #[test]

@@ -104,12 +104,17 @@ fn beacons_give_samples_in_an_idle_cluster() {
 }
 
 #[test]
-fn entries_of_unsynchronised_clocks_are_samples_once_their_versions_are_new() {
+fn with_unsynchronised_clocks_versions_tell_news_from_what_was_there() {
     let mut net = Net::new(2, 6, Faults::NONE);
     for host in &mut net.hosts {
         host.clock.offset.bound_at_read = Span::from_secs(16);
     }
+    for key in 0..40 {
+        net.set(0, &format!("old {key}"), &[0; 100]);
+    }
     assert!(net.run_until(MINUTE, Net::converged));
+    let old = net.hosts[1].entries.iter().filter(|e| e.key.starts_with("old"));
+    assert_eq!(old.filter(|e| e.propagation == Err(NotSample::Join)).count(), 40);
     net.set(0, "key", b"");
     assert!(net.run_until(MINUTE, Net::converged));
     assert!(sample(&net, 1, "key").created_bound >= Span::from_secs(16));
@@ -120,7 +125,7 @@ fn times_that_contradict_each_other_are_no_samples() {
     let mut net = Net::new(2, 7, Faults::NONE);
     net.run(Span::from_secs(5));
     // From now on host 0 believes in an offset that is wrong by far more than its bound.
-    net.hosts[0].clock.offset.theta = net.hosts[0].clock.offset.theta + Span::from_millis(50);
+    net.hosts[0].clock.offset.theta += Span::from_millis(50);
     net.set(0, "key", b"");
     assert!(net.run_until(MINUTE, Net::converged));
     // Its stamps say 50 ms more on the network both at creation and at sending, so only a wait shorter than

@@ -50,6 +50,7 @@ pub(super) struct Net {
     pub(super) faults: Faults,
     /// Fixed one-way times of some directed paths; `None` cuts the path.
     pub(super) paths: BTreeMap<(usize, usize), Option<Span>>,
+    addresses: BTreeMap<SocketAddr, usize>,
     /// Packets in flight by time of arrival.
     flying: BTreeMap<(MonoNs, u64), Flying>,
     /// Every packet sent: sender, destination, bytes.
@@ -93,6 +94,7 @@ impl Net {
             hosts: Vec::new(),
             faults,
             paths: BTreeMap::new(),
+            addresses: BTreeMap::new(),
             flying: BTreeMap::new(),
             sent: Vec::new(),
             lost: 0,
@@ -121,6 +123,7 @@ impl Net {
     pub(super) fn start(&mut self, host: usize, adjust: impl FnOnce(&mut Config)) {
         let mut config = self.config(host);
         adjust(&mut config);
+        self.addresses.insert(address(host), host);
         let clock = clock(Span::from_millis(7 * host as i64 - 10));
         let core = Core::new(config, self.now, &clock).unwrap();
         let new = Host {
@@ -158,19 +161,23 @@ impl Net {
         })
     }
 
-    /// Runs for `span`, or until `done`; returns whether it was.
+    /// Runs for `span`, or until `done` (looked at once a millisecond); returns whether it was.
     pub(super) fn run_until(&mut self, span: Span, mut done: impl FnMut(&Self) -> bool) -> bool {
         let end = self.now + span;
+        let mut look_at = self.now;
         loop {
-            if done(self) {
-                return true;
+            if self.now >= look_at {
+                if done(self) {
+                    return true;
+                }
+                look_at = self.now + Span::from_millis(1);
             }
             let arrival = self.flying.keys().next().map(|(at, _)| *at);
             let timer = self.hosts.iter().filter(|h| h.up).map(|h| h.core.next_wakeup()).min();
             let next = arrival.into_iter().chain(timer).min().unwrap();
             if next > end {
                 self.now = end;
-                return false;
+                return done(self);
             }
             self.now = self.now.max(next);
             if let Some(key) = self.flying.keys().next().copied().filter(|(at, _)| *at <= self.now) {
@@ -193,7 +200,7 @@ impl Net {
     }
 
     fn host_at(&self, addr: SocketAddr) -> Option<usize> {
-        (0..self.hosts.len()).find(|host| address(*host) == addr)
+        self.addresses.get(&addr).copied()
     }
 
     fn deliver(&mut self, at: MonoNs, flying: &Flying) {

@@ -47,6 +47,10 @@ fn history() -> impl Strategy<Value = EntryStamp> {
     )
 }
 
+fn value() -> impl Strategy<Value = Vec<u8>> {
+    (any::<u8>(), 0usize..300).prop_map(|(byte, len)| vec![byte; len])
+}
+
 #[derive(Clone, Debug)]
 struct OwnedEntry {
     key: String,
@@ -56,13 +60,7 @@ struct OwnedEntry {
     stamp: Option<EntryStamp>,
 }
 fn entry() -> impl Strategy<Value = OwnedEntry> {
-    (
-        id(),
-        prop::collection::vec(any::<u8>(), 0..300),
-        1u64..1 << 40,
-        any::<(bool, bool, bool)>(),
-        prop::option::of(history()),
-    )
+    (id(), value(), 1u64..1 << 40, any::<(bool, bool, bool)>(), prop::option::of(history()))
         .prop_map(|(key, value, step, flags, stamp)| OwnedEntry { key, value, step, flags, stamp })
 }
 /// Entries under rising versions.
