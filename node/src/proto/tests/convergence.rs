@@ -60,6 +60,7 @@ proptest! {
                 }
             }
         }
+        net.run(Span::from_secs(5));
         prop_assert!(net.lost > 0 && net.copied > 0, "the network was bad");
         prop_assert!(net.run_until(MINUTE, Net::converged));
     }
@@ -193,6 +194,17 @@ fn dead_peers_are_asked_ever_less_often() {
     };
     assert!(requests(2) < 20 && requests(3) < 20, "{} {}", requests(2), requests(3));
     assert!(requests(0) > 540, "the rounds go to the living: {}", requests(0));
+}
+
+#[test]
+fn a_seed_that_does_not_answer_is_tried_now_and_then_once_others_are_known() {
+    let mut net = Net::new(2, 2, Faults::NONE);
+    net.start(2, |config| config.seeds = vec![address(0), address(77)]);
+    assert!(net.run_until(MINUTE, Net::converged));
+    net.sent.clear();
+    net.run(MINUTE);
+    let tries = net.sent.iter().filter(|(_, to, _)| *to == address(77)).count();
+    assert!((4..=8).contains(&tries), "{tries} a minute");
 }
 
 #[test]

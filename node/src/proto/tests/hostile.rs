@@ -1,58 +1,20 @@
 //! Packets that nobody should have sent.
 
-use probe_ebpf::parse::PacketId;
 use probe_ebpf::time::Span;
 use proptest::prelude::*;
 
+use super::craft::{delta, digest, entry, hand, head, last_digest, listed};
 use super::net::{Faults, Net, address, id};
-use crate::proto::{Limits, Outbox, Received, Rejected};
+use crate::proto::{Limits, Rejected};
 use crate::wire::WireError;
-use crate::wire::v1::{self, Body, DeltaWriter, DigestEntry, DigestWriter, Entry, NodeHead, Sender};
+use crate::wire::v1::Entry;
 
 const MINUTE: Span = Span::from_secs(60);
-
-fn sender(host: usize, id: &str) -> Sender<'_> {
-    Sender { node_id: id, addr: address(host) }
-}
-/// A delta from `from` about one node with these entries.
-fn delta(from: &str, head: &NodeHead<'_>, entries: &[Entry<'_>]) -> Vec<u8> {
-    let mut out = Vec::new();
-    let mut w = DeltaWriter::new(&mut out, 60_000, PacketId::default(), &sender(1, from));
-    assert_eq!(w.node(head, entries.iter().copied()).entries, entries.len());
-    w.finish();
-    out
-}
-fn digest(from: &str, request: bool, entries: &[DigestEntry<'_>]) -> Vec<u8> {
-    let mut out = Vec::new();
-    let mut w = DigestWriter::new(&mut out, 60_000, PacketId::default(), &sender(1, from), request);
-    assert!(entries.iter().all(|e| w.push(e)));
-    w.finish();
-    out
-}
-fn head(id: &str, from_version: u64, known_version: u64) -> NodeHead<'_> {
-    NodeHead { id, addr: address(1), from_version, known_version }
-}
-fn entry(key: &str, version: u64) -> Entry<'_> {
-    Entry { key, value: b"v", version, internal: false, deleted: false, reversioned: false, stamp: None }
-}
-fn listed(id: &str, version: u64) -> DigestEntry<'_> {
-    DigestEntry { id, addr: address(1), version, left: false }
-}
 
 /// Everything that must not change.
 fn fingerprint(net: &Net) -> String {
     format!("{:?}", net.hosts[0].core.state)
 }
-/// Hands host 0 a datagram; its answers stay in the outbox.
-fn hand(net: &mut Net, bytes: &[u8]) -> (Result<(), Rejected>, Outbox) {
-    let mut out = Outbox::default();
-    let (now, host) = (net.now, &mut net.hosts[0]);
-    let received =
-        Received { from: address(9), bytes, now, received: Some(now), kernel: None, clock: &host.clock };
-    let result = host.core.handle_datagram(received, &mut out);
-    (result, out)
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
@@ -163,13 +125,6 @@ fn a_digest_that_shows_news_is_answered_with_a_question_that_asks_for_just_that(
     assert_eq!(out.transmits().len(), 1, "nothing new: no question");
 }
 
-/// Nodes and versions in the last packet of an outbox, a digest.
-fn last_digest(out: &Outbox) -> Vec<(String, u64)> {
-    let packet = v1::decode(out.bytes(out.transmits().last().unwrap())).unwrap();
-    let Body::Digest(digest) = packet.body else { panic!("a digest") };
-    digest.entries().map(|e| (e.id.to_owned(), e.version)).collect()
-}
-
 #[test]
 fn a_node_that_shows_itself_older_than_it_is_known_is_told() {
     let mut net = Net::new(1, 1, Faults::NONE);
@@ -251,7 +206,22 @@ fn the_state_stays_within_its_limits() {
 
     let big = Entry { value: &[0; 1000], ..entry("n1", 6) };
     hand(&mut net, &delta("a", &head("n0", 5, 6), &[big])).0.unwrap();
-    assert_eq!((net.hosts[0].core.counters().byte_limit, net.version(0, 0) > 0), (1, true));
+    assert_eq!(net.hosts[0].core.counters().byte_limit, 1);
+    assert!(net.hosts[0].core.state.bytes <= limits.bytes);
+}
+
+#[test]
+fn all_nodes_together_stay_within_their_limit() {
+    let mut net = Net::empty(1, Faults::NONE);
+    let limits = Limits { bytes: 3000, ..Limits::default() };
+    net.start(0, |config| config.limits = limits);
+    for node in 0..10 {
+        let name = format!("n{node}");
+        hand(&mut net, &delta("a", &head(&name, 0, 1), &[Entry { value: &[0; 600], ..entry("k", 1) }]))
+            .0
+            .unwrap();
+    }
+    assert_eq!((net.hosts[0].core.counters().byte_limit, net.hosts[0].core.members().count()), (8, 3));
     assert!(net.hosts[0].core.state.bytes <= limits.bytes);
 }
 

@@ -2,8 +2,10 @@
 
 use probe_ebpf::time::{Bounded, Span};
 
+use super::craft::{delta, entry, hand, head};
 use super::net::{Faults, KERNEL, Net, address, clock, id};
 use crate::proto::{BEACON_KEY, EntryArrival, EntryKind, NotSample, Propagation};
+use crate::wire::v1::{Entry, EntryStamp};
 
 const MINUTE: Span = Span::from_secs(60);
 
@@ -83,6 +85,33 @@ fn what_was_there_before_is_a_join_and_what_comes_after_a_sample() {
     assert_eq!(sample(&net, 1, "new").hops, 1);
     assert_eq!(sample(&net, 1, "old 3").hops, 1);
     assert_eq!(net.hosts[1].entries.iter().filter(|e| e.kind == EntryKind::Entry).count(), 2);
+}
+
+/// One node's entries, each with the time of creation against the first delta's arrival.
+#[test]
+fn versions_times_and_flags_decide_together_what_is_a_sample() {
+    let mut net = Net::new(1, 1, Faults::NONE);
+    net.run(Span::from_secs(1));
+    let joined = clock(Span::ZERO).mapping.wall(net.now);
+    let stamped = |ms: i64| {
+        let (theta, bound, known) = (Span::ZERO, Span::from_micros(100), Some(Bounded::default()));
+        let created = joined + Span::from_millis(ms);
+        Some(EntryStamp { created, theta, bound, hops: 0, network: known, kernel: known, trace_id: None })
+    };
+    let mut arrive = |from: u64, entry: Entry<'_>| {
+        let (_, out) = hand(&mut net, &delta("b", &head("b", from, entry.version), &[entry]));
+        net.now = net.now + Span::from_secs(1);
+        out.entries[0].propagation.map(|p| p.hops)
+    };
+    let at = |version, key, ms| Entry { stamp: stamped(ms), ..entry(key, version) };
+    assert_eq!(arrive(0, at(1, "a", 0)), Err(NotSample::Join));
+    assert_eq!(arrive(1, at(2, "b", -5)), Err(NotSample::Join), "written before we came, unseen until now");
+    assert_eq!(arrive(2, at(3, "c", 0)), Err(NotSample::Join), "within the bounds");
+    assert_eq!(arrive(3, at(4, "d", 1)), Ok(1));
+    assert_eq!(arrive(4, at(5, "d", 1)), Err(NotSample::Resync), "created when the held one was");
+    assert_eq!(arrive(5, at(6, "d", 2)), Ok(1));
+    assert_eq!(arrive(6, Entry { reversioned: true, ..at(7, "d", 3) }), Err(NotSample::Resync));
+    assert_eq!(arrive(7, entry("e", 8)), Err(NotSample::Unstamped));
 }
 
 #[test]

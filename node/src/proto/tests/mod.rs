@@ -1,4 +1,5 @@
 mod convergence;
+mod craft;
 mod hostile;
 mod measuring;
 mod net;
