@@ -24,7 +24,7 @@ pub enum WireError {
     /// A node id that is empty, too long or not UTF-8.
     #[error("a node id must be 1 to 255 bytes of UTF-8")]
     BadId,
-    /// Not `ip:port`, or an address that cannot be a node's.
+    /// Not an IP address and a port, or one that cannot be a node's.
     #[error("not the address of a node")]
     BadAddress,
     /// Bytes after the end.

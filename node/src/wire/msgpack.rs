@@ -232,17 +232,6 @@ pub(crate) fn put_str(out: &mut Vec<u8>, s: &str) {
     }
     out.extend_from_slice(s.as_bytes());
 }
-/// What a value writes about itself, as a string of at most 255 bytes.
-pub(crate) fn put_display(out: &mut Vec<u8>, value: impl std::fmt::Display) {
-    use std::io::Write as _;
-    out.extend_from_slice(&[STR8, 0]);
-    let start = out.len();
-    // Writing into a Vec cannot fail.
-    let _ = write!(out, "{value}");
-    let len = out.len() - start;
-    debug_assert!(len <= 0xff, "only short values are written this way");
-    out[start - 1] = len as u8;
-}
 /// Bytes, at most 65,535.
 pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     debug_assert!(bytes.len() <= 0xffff, "larger than any packet");

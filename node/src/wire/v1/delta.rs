@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use probe_ebpf::parse::{PRELUDE_LEN, PacketId};
 
 use super::entry::{Entry, OVERHEAD_MAX};
-use super::header::{ADDR_TEXT_MAX, HEADER_MAX, Sender, read_addr, read_id};
+use super::header::{ADDR_MAX, HEADER_MAX, Sender, put_addr, read_addr, read_id};
 use super::{Kind, start};
 use crate::wire::WireError;
-use crate::wire::msgpack::{Reader, patch_len16, put_array, put_array16, put_display, put_str, put_uint};
+use crate::wire::msgpack::{Reader, patch_len16, put_array, put_array16, put_str, put_uint};
 
 /// A delta as received.
 #[derive(Clone, Copy, Debug)]
@@ -142,7 +142,7 @@ impl<'b> DeltaWriter<'b> {
         let before = self.out.len();
         put_array(self.out, 5);
         put_str(self.out, head.id);
-        put_display(self.out, head.addr);
+        put_addr(self.out, head.addr);
         put_uint(self.out, head.from_version);
         put_uint(self.out, head.known_version);
         let entries_at = self.out.len();
@@ -184,6 +184,6 @@ impl<'b> DeltaWriter<'b> {
 /// id has `id_len`, whoever relays it and however large its numbers have grown by then. 0 when there is none.
 pub const fn value_limit(max_packet: usize, id_len: usize, key_len: usize) -> usize {
     let packet = PRELUDE_LEN + 1 + HEADER_MAX + 3;
-    let node = 1 + (2 + id_len) + (2 + ADDR_TEXT_MAX) + 9 + 9 + 3;
+    let node = 1 + (2 + id_len) + ADDR_MAX + 9 + 9 + 3;
     max_packet.saturating_sub(packet + node + OVERHEAD_MAX + key_len)
 }

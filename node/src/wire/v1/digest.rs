@@ -4,12 +4,10 @@ use std::net::SocketAddr;
 
 use probe_ebpf::parse::PacketId;
 
-use super::header::{Sender, read_addr, read_id};
+use super::header::{Sender, put_addr, read_addr, read_id};
 use super::{Kind, start};
 use crate::wire::WireError;
-use crate::wire::msgpack::{
-    Reader, patch_len16, put_array, put_array16, put_bool, put_display, put_str, put_uint,
-};
+use crate::wire::msgpack::{Reader, patch_len16, put_array, put_array16, put_bool, put_str, put_uint};
 
 /// A digest as received.
 #[derive(Clone, Copy, Debug)]
@@ -100,7 +98,7 @@ impl<'b> DigestWriter<'b> {
         let before = self.out.len();
         put_array(self.out, 4);
         put_str(self.out, entry.id);
-        put_display(self.out, entry.addr);
+        put_addr(self.out, entry.addr);
         put_uint(self.out, entry.version);
         put_bool(self.out, entry.left);
         let fits = self.out.len() - self.packet_start <= self.max_packet && self.count < u16::MAX;

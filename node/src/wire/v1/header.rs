@@ -1,13 +1,13 @@
 //! Who sent a packet, when, and by which clock.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use probe_ebpf::parse::PRELUDE_LEN;
 use probe_ebpf::time::{Span, WallNs};
 use probe_user::analysis::align::{PeerClock, SentStamp, TxStage};
 use probe_user::clock::{ClockSource, ClockState};
 
-use crate::wire::msgpack::{INT64, Reader, put_array, put_display, put_int64, put_str, put_uint};
+use crate::wire::msgpack::{INT64, Reader, put_array, put_bytes, put_int64, put_str, put_uint};
 use crate::wire::{ID_MAX, WireError, is_reachable};
 
 /// The header of a received packet.
@@ -38,10 +38,10 @@ pub struct Sender<'a> {
 const TIMES: usize = 9 + 9;
 /// Bytes of the clock: array, offset, bound, state, source.
 const CLOCK: usize = 1 + 9 + 9 + 1 + 1;
-/// Longest text of a socket address: a full IPv6 address with scope id and port.
-pub(super) const ADDR_TEXT_MAX: usize = "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff%4294967295]:65535".len();
+/// Bytes of the longest address: its length, IPv6, port.
+pub(super) const ADDR_MAX: usize = 2 + 16 + 2;
 /// The longest header (timing reports, which are optional, left out).
-pub(super) const HEADER_MAX: usize = 1 + (2 + ID_MAX) + (2 + ADDR_TEXT_MAX) + TIMES + CLOCK + 1;
+pub(super) const HEADER_MAX: usize = 1 + (2 + ID_MAX) + ADDR_MAX + TIMES + CLOCK + 1;
 
 const STATES: [(ClockState, u8); 3] =
     [(ClockState::Unsynchronised, 0), (ClockState::Synchronised, 1), (ClockState::FreeRunning, 2)];
@@ -82,7 +82,7 @@ impl Sender<'_> {
     pub(super) fn write(&self, out: &mut Vec<u8>) {
         put_array(out, 6);
         put_str(out, self.node_id);
-        put_display(out, self.addr);
+        put_addr(out, self.addr);
         put_int64(out, 0);
         put_int64(out, 0);
         put_array(out, 4);
@@ -133,10 +133,35 @@ pub(super) fn read_id<'a>(r: &mut Reader<'a>) -> Result<&'a str, WireError> {
     if (1..=ID_MAX).contains(&id.len()) { Ok(id) } else { Err(WireError::BadId) }
 }
 
+/// The bytes of the IP, then the port, big-endian: 6 bytes or 18. A digest is mostly addresses, and this is half
+/// of their text. (An IPv6 scope id means nothing on another host.)
 pub(super) fn read_addr(r: &mut Reader<'_>) -> Result<SocketAddr, WireError> {
-    let text = std::str::from_utf8(r.bytes()?).map_err(|_| WireError::BadAddress)?;
-    let addr = text.parse().map_err(|_| WireError::BadAddress)?;
+    let (ip, port) = r.bytes()?.split_last_chunk().ok_or(WireError::BadAddress)?;
+    let ip = if let Ok(v4) = <[u8; 4]>::try_from(ip) {
+        IpAddr::from(v4)
+    } else if let Ok(v6) = <[u8; 16]>::try_from(ip) {
+        IpAddr::from(v6)
+    } else {
+        return Err(WireError::BadAddress);
+    };
+    let addr = SocketAddr::new(ip, u16::from_be_bytes(*port));
     if is_reachable(addr) { Ok(addr) } else { Err(WireError::BadAddress) }
+}
+
+pub(super) fn put_addr(out: &mut Vec<u8>, addr: SocketAddr) {
+    let mut bytes = [0; 18];
+    let len = match addr.ip() {
+        IpAddr::V4(ip) => {
+            bytes[..4].copy_from_slice(&ip.octets());
+            4
+        }
+        IpAddr::V6(ip) => {
+            bytes[..16].copy_from_slice(&ip.octets());
+            16
+        }
+    };
+    bytes[len..len + 2].copy_from_slice(&addr.port().to_be_bytes());
+    put_bytes(out, &bytes[..len + 2]);
 }
 
 /// An error bound: never negative.

@@ -10,6 +10,7 @@
 //! entry   [key, value, version, flags, stamp or nil]          flags: 1 internal, 2 deleted, 4 re-versioned
 //! stamp   [created_ms, created_sub_ms_ns, theta_ns, bound_ns, hops, network, kernel, trace_id or nil]
 //!         network, kernel: [value_ns, bound_ns], or nil where some hop could not measure it
+//! addr    bytes: IPv4 (4) or IPv6 (16), then the port, big-endian (2)
 //! ```
 //!
 //! The four numbers of the header's clock and the two times before it always take the same space, so that

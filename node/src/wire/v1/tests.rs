@@ -6,7 +6,7 @@ use probe_user::clock::{ClockSource, ClockState};
 use proptest::prelude::*;
 
 use super::entry::OVERHEAD_MAX;
-use super::header::HEADER_MAX;
+use super::header::{HEADER_MAX, put_addr};
 use super::*;
 use crate::wire::ID_MAX;
 use crate::wire::msgpack;
@@ -234,16 +234,17 @@ fn each_defect_has_its_reason() {
     assert_eq!(reason(&|p| p[3] = 1), "sealed");
     assert_eq!(reason(&|p| p.push(0xc0)), "trailing");
     assert_eq!(reason(&|p| p.resize(PACKET_MAX + 1, 0)), "too_large");
-    // 12 prelude, 13 body, 14 header, 15..16 "a"
+    // 12 body, 13 header, 14..15 id "a", 16..23 address: marker, length, IP, port
     assert_eq!(reason(&|p| p[12] = 0x92), "malformed");
     assert_eq!(reason(&|p| p[15] = 0xff), "bad_id");
-    assert_eq!(reason(&|p| p[19] = b'x'), "bad_address");
+    assert_eq!(reason(&|p| p[18] = 224), "bad_address");
+    assert_eq!(reason(&|p| p[17] = 5), "bad_address");
     assert_eq!(reason(&|p| p[14] = 0xa0), "bad_id");
 }
 
 #[test]
 fn elements_added_by_a_later_version_are_skipped() {
-    use msgpack::{put_array, put_bool, put_display, put_int64, put_nil, put_str, put_uint};
+    use msgpack::{put_array, put_bool, put_int64, put_nil, put_str, put_uint};
     let more = |out: &mut Vec<u8>| {
         put_array(out, 2);
         put_str(out, "later");
@@ -253,7 +254,7 @@ fn elements_added_by_a_later_version_are_skipped() {
     put_array(&mut p, 4);
     put_array(&mut p, 7);
     put_str(&mut p, "a");
-    put_display(&mut p, "10.0.0.1:7000");
+    put_addr(&mut p, "10.0.0.1:7000".parse().unwrap());
     put_int64(&mut p, 5);
     put_int64(&mut p, 6);
     put_array(&mut p, 5);
@@ -269,7 +270,7 @@ fn elements_added_by_a_later_version_are_skipped() {
     put_array(&mut p, 1);
     put_array(&mut p, 5);
     put_str(&mut p, "b");
-    put_display(&mut p, "[::1]:9");
+    put_addr(&mut p, "[::1]:9".parse().unwrap());
     put_uint(&mut p, 70_000);
     put_bool(&mut p, false);
     put_nil(&mut p);
@@ -285,11 +286,11 @@ fn elements_added_by_a_later_version_are_skipped() {
 #[test]
 fn golden_digest() {
     let mut expected = vec![1, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 0x93];
-    expected.extend_from_slice(b"\x96\xa1a\xd9\x0d10.0.0.1:7000");
+    expected.extend_from_slice(b"\x96\xa1a\xc4\x06\x0a\x00\x00\x01\x1b\x58");
     expected.extend_from_slice(&[0xd3, 0, 0, 0, 0, 0, 0, 0, 0, 0xd3, 0, 0, 0, 0, 0, 0, 0, 0]);
     expected.extend_from_slice(&[0x94, 0xd3, 0, 0, 0, 0, 0, 0, 0, 0]);
     expected.extend_from_slice(&[0xd3, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0x90, 0xc3]);
-    expected.extend_from_slice(b"\xdc\x00\x01\x94\xa1b\xd9\x0d10.0.0.2:7000\xcd\x01\x2c\xc2");
+    expected.extend_from_slice(b"\xdc\x00\x01\x94\xa1b\xc4\x06\x0a\x00\x00\x02\x1b\x58\xcd\x01\x2c\xc2");
     assert_eq!(a_digest(true), expected);
 }
 
