@@ -1,4 +1,7 @@
-//! stub
+//! The daemon `pikoscope` as a library: wire format, sans-IO gossip core, and the rim around it.
+//!
+//! Read [`wire`] and [`proto`] first: bytes and `now` in, packets and findings out. [`net`] gives them sockets
+//! and clocks; everything else shows what they found.
 #![forbid(unsafe_code)]
 pub mod cli;
 pub mod config;
@@ -7,6 +10,7 @@ pub mod doctor;
 pub mod health;
 pub mod http;
 pub mod metrics;
+pub mod net;
 pub mod proto;
 pub mod report;
 pub mod stats;

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use probe_ebpf::time::Span;
 use probe_user::clock::{ClockSource, ClockState};
 use serde::{Deserialize, Serialize};
 
@@ -50,8 +51,8 @@ pub struct ClockReport {
     pub state: ClockState,
     /// `theta`: local clock minus true time, positive when fast.
     pub offset_ns: i64,
-    /// Its bound now.
-    pub bound_ns: i64,
+    /// Its bound now; absent when nothing bounds it.
+    pub bound_ns: Option<i64>,
     /// Age of the reading.
     pub age_ns: i64,
     /// Steps of the wall clock seen so far.
@@ -118,8 +119,8 @@ pub struct SegmentReport {
     pub p95_ns: i64,
     /// 99th percentile.
     pub p99_ns: i64,
-    /// Median of the values' absolute error bounds.
-    pub bound_ns: i64,
+    /// Median of the values' absolute error bounds; absent when nothing bounds it.
+    pub bound_ns: Option<i64>,
     /// Values below zero.
     pub negative: u64,
 }
@@ -150,8 +151,8 @@ pub struct QuantileReport {
     pub p95_ns: i64,
     /// 99th percentile.
     pub p99_ns: i64,
-    /// Median of the values' absolute error bounds.
-    pub bound_ns: i64,
+    /// Median of the values' absolute error bounds; absent when nothing bounds it.
+    pub bound_ns: Option<i64>,
     /// Values below zero.
     pub negative: u64,
 }
@@ -167,4 +168,10 @@ pub struct MemberReport {
     pub version: u64,
     /// Live entries.
     pub entries: u64,
+}
+
+/// A bound as it is reported: a clock that nothing vouches for gives [`Span::MAX`], which is no number to show.
+/// Histograms round, and bounds add up, hence the limit of a century.
+pub fn known(bound: Span) -> Option<i64> {
+    (bound < Span::from_secs(100 * 365 * 86_400)).then_some(bound.as_nanos())
 }

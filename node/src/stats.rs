@@ -10,7 +10,7 @@ use probe_user::analysis::breakdown::{Propagation, Segment};
 use probe_user::analysis::quantiles::SpanHistogram;
 
 use crate::proto;
-use crate::report::{EntryReport, PathReport, QuantileReport, SegmentReport};
+use crate::report::{EntryReport, PathReport, QuantileReport, SegmentReport, known};
 
 mod peers;
 mod window;
@@ -78,7 +78,7 @@ impl Distribution {
             p50_ns: at(0.5),
             p95_ns: at(0.95),
             p99_ns: at(0.99),
-            bound_ns: self.bounds.quantile(0.5).unwrap_or(Span::ZERO).as_nanos(),
+            bound_ns: self.bounds.quantile(0.5).and_then(known),
             negative: self.values.negative(),
         }
     }
@@ -266,7 +266,7 @@ mod tests {
         let network = paths[1].segments["network"];
         assert_eq!((network.count, network.negative), (2, 1));
         assert!((network.p50_ns + 4_000_000).abs() < 50_000, "{network:?}");
-        assert!((network.bound_ns - 7_000_000).abs() < 80_000, "{network:?}");
+        assert!((network.bound_ns.unwrap() - 7_000_000).abs() < 80_000, "{network:?}");
         assert_eq!(paths[1].segments.len(), 2);
         assert_eq!(paths[1].to, "me");
     }

@@ -20,7 +20,7 @@ fn clock(offset_ns: i64, bound_ns: i64) -> ClockReport {
         source: ClockSource::Chrony,
         state: ClockState::FreeRunning,
         offset_ns,
-        bound_ns,
+        bound_ns: (bound_ns != i64::MAX).then_some(bound_ns),
         age_ns: 0,
         epoch: 1,
         note: None,

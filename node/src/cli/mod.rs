@@ -13,6 +13,7 @@ use crate::config::{self, Settings};
 use crate::control::{Line, client};
 
 mod doctor;
+mod run;
 mod status;
 mod table;
 
@@ -121,7 +122,7 @@ pub fn main() -> ExitCode {
 impl Command {
     fn execute(self) -> Result<ExitCode, Failure> {
         match self {
-            Self::Run(_) => return Err("the gossip thread is not wired yet".into()),
+            Self::Run(run) => run::run(*run)?,
             Self::Status { control, json } => status::status(&control.path()?, json)?,
             Self::Top { control } => status::top(&control.path()?)?,
             Self::Set { key, value, control } => change(control, Line::Set { key, value })?,

@@ -84,16 +84,16 @@ fn clock(clock: &ClockReport) -> String {
         ClockState::FreeRunning => "free-running",
         ClockState::Unsynchronised => "NOT SYNCHRONISED",
     };
-    let mut text = if clock.bound_ns == i64::MAX {
-        format!("{state}, offset unknown, according to {source}")
-    } else {
+    let mut text = if let Some(bound) = clock.bound_ns {
         let direction = if clock.offset_ns < 0 { "slow" } else { "fast" };
         format!(
             "{state}, {} {direction} +- {}, according to {source} {} ago",
             span(clock.offset_ns).abs(),
-            span(clock.bound_ns),
+            span(bound),
             span(clock.age_ns)
         )
+    } else {
+        format!("{state}, offset unknown, according to {source}")
     };
     if clock.epoch > 0 {
         text += &format!("; stepped {} times", clock.epoch);
@@ -145,13 +145,17 @@ fn paths(report: &NodeReport) -> Table {
             let found = path.segments.get(segment.name());
             row.push(found.map_or("-".into(), |s: &SegmentReport| pair(s.p50_ns, s.p99_ns)));
             if *segment == Segment::Network {
-                row.push(found.map_or("-".into(), |s| Span::from_nanos(s.bound_ns).to_string()));
+                row.push(found.map_or("-".into(), |s| bound(s.bound_ns)));
             }
         }
         row.push(path.network_from.clone());
         table.row(row);
     }
     table
+}
+
+fn bound(ns: Option<i64>) -> String {
+    ns.map_or_else(|| "unknown".into(), |ns| Span::from_nanos(ns).to_string())
 }
 
 fn entries(reports: &[EntryReport]) -> Table {
@@ -163,7 +167,7 @@ fn entries(reports: &[EntryReport]) -> Table {
             entry.from.clone(),
             entry.count.to_string(),
             of(&entry.total),
-            Span::from_nanos(entry.total.bound_ns).to_string(),
+            bound(entry.total.bound_ns),
             of(&entry.network),
             of(&entry.application),
         ]);
@@ -197,7 +201,7 @@ mod tests {
             p50_ns,
             p95_ns: 2 * p50_ns,
             p99_ns: 3 * p50_ns,
-            bound_ns: 5_000,
+            bound_ns: Some(5_000),
             negative: 0,
         };
         NodeReport {
@@ -210,7 +214,7 @@ mod tests {
                 source: ClockSource::Chrony,
                 state: ClockState::Synchronised,
                 offset_ns: -50_000_000,
-                bound_ns: 1_000_000,
+                bound_ns: Some(1_000_000),
                 age_ns: 300_000_000,
                 epoch: 0,
                 note: None,
@@ -262,7 +266,7 @@ mod tests {
     #[test]
     fn an_unknown_offset_is_not_shown_as_a_number() {
         let mut report = report();
-        report.clock.bound_ns = i64::MAX;
+        report.clock.bound_ns = None;
         report.clock.state = ClockState::Unsynchronised;
         report.clock.note = Some("chronyd does not answer at 127.0.0.1:323".into());
         let text = render(&report);

@@ -76,9 +76,8 @@ impl ClockMetrics {
 
     pub(super) fn set(&self, clock: &ClockReport) {
         let seconds = |ns: i64| ns as f64 / 1e9;
-        let unknown = clock.bound_ns == i64::MAX;
-        self.skew.set(if unknown { f64::NAN } else { seconds(clock.offset_ns) });
-        self.bound.set(if unknown { f64::INFINITY } else { seconds(clock.bound_ns) });
+        self.skew.set(clock.bound_ns.map_or(f64::NAN, |_| seconds(clock.offset_ns)));
+        self.bound.set(clock.bound_ns.map_or(f64::INFINITY, seconds));
         self.epoch.set(clock.epoch.into());
         for (state, gauge) in STATES.iter().zip(&self.states) {
             gauge.set((*state == clock.state).into());

@@ -1,5 +1,7 @@
 //! Which kernel stamps this node gets, and each received datagram's share of them.
 
+use std::time::Duration;
+
 use probe_ebpf::event::PacketKey;
 use probe_ebpf::time::MonoNs;
 use probe_user::analysis::breakdown::{Receipt, Stamp};
@@ -144,8 +146,13 @@ impl Stamping {
         }
     }
 
-    pub(super) fn cost(&self) -> ProbeReport {
-        let (run_cnt, time) = self.probe.as_ref().map(Probe::cost).unwrap_or_default();
+    /// Runs that the kernel timed, and the time they took.
+    pub(super) fn cost(&self) -> (u64, Duration) {
+        self.probe.as_ref().map(Probe::cost).unwrap_or_default()
+    }
+
+    pub(super) fn cost_report(&self) -> ProbeReport {
+        let (run_cnt, time) = self.cost();
         let ns_per_packet = if run_cnt == 0 { 0.0 } else { time.as_nanos() as f64 / run_cnt as f64 };
         ProbeReport { run_cnt, ns_per_packet }
     }

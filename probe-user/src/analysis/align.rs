@@ -22,7 +22,7 @@ pub enum TxStage {
 pub enum Correction {
     /// Both hosts' NTP readings.
     Ntp,
-    /// At least one host has no synchronised reading: the value may be off by its whole clock error.
+    /// At least one host has no synchronised reading: the two wall clocks' plain difference.
     None,
 }
 
@@ -66,7 +66,7 @@ impl SentStamp {
 /// A one-way network time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OneWay {
-    /// Corrected time and its absolute bound.
+    /// Time with its absolute bound; corrected unless [`Correction::None`].
     pub time: Bounded,
     /// What the correction rests on.
     pub correction: Correction,
@@ -79,16 +79,14 @@ pub fn one_way(sent: &SentStamp, received: MonoNs, local: &ClockView) -> OneWay 
     let (from, from_bound) = sent.utc();
     let (to, to_bound) = local.utc(received);
     let trusted = |state| !matches!(state, ClockState::Unsynchronised);
-    let correction = if trusted(sent.clock.state) && trusted(local.offset.state) {
-        Correction::Ntp
+    let uncorrected = local.mapping.wall(received) - sent.wall;
+    let (value, correction) = if trusted(sent.clock.state) && trusted(local.offset.state) {
+        (to - from, Correction::Ntp)
     } else {
-        Correction::None
+        // Half a correction would be worse than none.
+        (uncorrected, Correction::None)
     };
-    OneWay {
-        time: Bounded::new(to - from, from_bound + to_bound),
-        correction,
-        uncorrected: local.mapping.wall(received) - sent.wall,
-    }
+    OneWay { time: Bounded::new(value, from_bound + to_bound), correction, uncorrected }
 }
 
 #[cfg(test)]

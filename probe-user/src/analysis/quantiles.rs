@@ -25,7 +25,8 @@ fn empty() -> Histogram<u32> {
 /// The `rank`-th smallest value, 1-based. Half a rank below the exact quantile, so that rounding in floating
 /// point cannot reach the next one.
 fn value_at_rank(h: &Histogram<u32>, rank: u64) -> Span {
-    Span::from_nanos(h.value_at_quantile((rank as f64 - 0.5) / h.len() as f64) as i64)
+    let magnitude = h.value_at_quantile((rank as f64 - 0.5) / h.len() as f64);
+    Span::from_nanos(i64::try_from(magnitude).unwrap_or(i64::MAX))
 }
 
 impl Default for SpanHistogram {
@@ -102,6 +103,7 @@ mod tests {
         h.record(Span::MAX);
         h.record(Span::from_nanos(i64::MIN));
         assert_eq!(h.count(), 2);
+        assert!(h.quantile(0.1).is_some_and(Span::is_negative));
         h.clear();
         assert_eq!(h.count(), 0);
     }

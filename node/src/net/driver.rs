@@ -1,0 +1,370 @@
+//! The loop that owns the packet path.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use probe_ebpf::time::{MonoNs, Span};
+use probe_user::analysis::align::PeerClock;
+use probe_user::clock::ClockView;
+use probe_user::clock::mapping::{MappingReader, mono_now};
+use probe_user::clock::reader::{ClockReader, Reading};
+use probe_user::load::Options;
+use probe_user::recv::RecvBatch;
+use rand::TryRngCore as _;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use crate::config::Config;
+use crate::control::{Held, Request};
+use crate::metrics::{Metrics, Published};
+use crate::proto::{self, Core, NodeId, Outbox, Received};
+use crate::report::{ClockReport, MemberReport, NodeReport, known};
+use crate::stats::{EntryKind, Stats};
+use crate::wire::v1;
+
+use super::NetError;
+use super::clock::ClockThread;
+use super::observe::Observer;
+use super::record::{Record, Recorder};
+use super::socket::GossipSocket;
+use super::stamping::Stamping;
+
+/// Datagrams taken by one `recvmmsg`.
+const BATCH: usize = 32;
+/// Datagrams of at least this size are taken whole, so that a larger peer's packet is judged and not cut.
+const SLOT_MIN: usize = 2048;
+/// Time between looks at the clocks, the probe's counters and the published levels.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// Everything the packet path needs; owned by one thread.
+pub(super) struct Driver {
+    config: Config,
+    core: Core,
+    out: Outbox,
+    socket: GossipSocket,
+    stamping: Stamping,
+    batch: RecvBatch,
+    observer: Observer,
+    mapping: MappingReader,
+    clock: ClockView,
+    clock_note: Option<String>,
+    /// Readings from before this are of another epoch.
+    stepped_at: MonoNs,
+    readings: ClockThread,
+    kernel: String,
+    sending: bool,
+}
+
+impl Driver {
+    pub(super) fn start(config: Config, metrics: Arc<Metrics>) -> Result<Self, NetError> {
+        let options =
+            Options { ring_bytes: config.ring_bytes, stats: config.probe_stats, ..Options::default() };
+        let (socket, stamping) = GossipSocket::open(config.bind, config.probe, &options)?;
+        if let Some(reason) = stamping.reason() {
+            tracing::warn!("{reason}");
+        }
+        let os = |what| move |source| NetError::Os { what, source };
+        let readings = ClockThread::start(ClockReader::new(config.chrony)).map_err(os("starting the clock thread"))?;
+        let mut driver_clock = MappingReader::new(config.inject_clock_error);
+        let (mapping, now) = (driver_clock.read(), mono_now());
+        let mut readings = readings;
+        let Reading { offset, note } = readings.latest();
+        let clock = ClockView { mapping, offset };
+        let mut random = rand::rngs::OsRng;
+        let mut draw = || random.try_next_u64().map_err(|e| os("drawing random numbers")(std::io::Error::other(e)));
+        let core = Core::new(
+            proto::Config {
+                seeds: config.seeds.clone(),
+                interval: span(config.interval),
+                fanout: config.fanout,
+                max_packet: config.max_packet_bytes,
+                beacon_interval: span(config.beacon_interval),
+                seed: draw()?,
+                incarnation: draw()? as u32,
+                ..proto::Config::new(
+                    NodeId::new(&config.node_id).map_err(|_| {
+                        os("node id")(std::io::Error::new(std::io::ErrorKind::InvalidInput, config.node_id.clone()))
+                    })?,
+                    config.advertise_when_bound(socket.bound()),
+                )
+            },
+            now,
+            &clock,
+        )?;
+        let recorder = match &config.record {
+            Some(path) => Some(Recorder::create(path).map_err(|source| NetError::Record {
+                path: path.display().to_string(),
+                source,
+            })?),
+            None => None,
+        };
+        let stats = Stats::new(&config.node_id, span(config.reporting_window), now);
+        let slot = SLOT_MIN.max(config.max_packet_bytes);
+        Ok(Self {
+            observer: Observer::new(stats, metrics, stamping.tier(), recorder),
+            core,
+            out: Outbox::default(),
+            socket,
+            stamping,
+            batch: RecvBatch::new(BATCH, slot),
+            mapping: driver_clock,
+            clock,
+            clock_note: note,
+            stepped_at: now,
+            readings,
+            kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
+            sending: true,
+            config,
+        })
+    }
+
+    pub(super) fn bound(&self) -> SocketAddr {
+        self.socket.bound()
+    }
+
+    /// Gossips until told to stop.
+    pub(super) async fn run(
+        mut self,
+        mut requests: mpsc::Receiver<Request>,
+        mut shutdown: watch::Receiver<bool>,
+    ) -> Result<(), NetError> {
+        let mut housekeeping = interval(HOUSEKEEPING);
+        housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut open = true;
+        loop {
+            let wait = self.core.next_wakeup() - mono_now();
+            tokio::select! {
+                biased;
+                _ = shutdown.wait_for(|stop| *stop) => break,
+                received = self.socket.receive(&mut self.batch) => match received {
+                    Ok(n) => self.received(n),
+                    Err(e) => self.receive_failed(&e),
+                },
+                () = sleep(Duration::from_nanos(wait.as_nanos().max(0) as u64)) => self.tick(),
+                _ = housekeeping.tick() => self.housekeep(),
+                request = requests.recv(), if open => match request {
+                    Some(request) => self.serve(request),
+                    None => open = false,
+                },
+            }
+        }
+        self.finish()
+    }
+
+    /// Handles the batch of `n` datagrams that was just received.
+    fn received(&mut self, n: usize) {
+        if n == 0 {
+            return;
+        }
+        let read = mono_now();
+        self.observer.metrics.health.socket(None);
+        self.stamping.drain(read);
+        for i in 0..n {
+            self.datagram(i, read);
+            self.send();
+        }
+        self.stamping.set_rcvbuf_dropped(self.batch.dropped());
+    }
+
+    fn receive_failed(&mut self, error: &std::io::Error) {
+        self.observer.rejected("receive_error");
+        self.observer.metrics.health.socket(error.raw_os_error());
+    }
+
+    fn datagram(&mut self, i: usize, read: MonoNs) {
+        let Some(datagram) = self.batch.get(i) else { return };
+        let metrics = &self.observer.metrics;
+        metrics.packets_received.inc();
+        metrics.bytes_received.inc_by(datagram.wire_len as u64);
+        // Also for what is refused below: its event must not wait for it.
+        let receipt = self.stamping.receipt(&datagram, read, &self.clock.mapping);
+        self.out.clear();
+        let Some(from) = datagram.from else { return self.observer.rejected("no_sender_address") };
+        if datagram.is_cut() {
+            return self.observer.rejected("oversize");
+        }
+        let received = Received {
+            from,
+            bytes: datagram.payload,
+            now: mono_now(),
+            received: receipt.received.map(|stamp| stamp.at),
+            kernel: receipt.ingress_stack(),
+            clock: &self.clock,
+        };
+        if let Err(refused) = self.core.handle_datagram(received, &mut self.out) {
+            return self.observer.rejected(refused.reason());
+        }
+        let applied = mono_now();
+        self.observer.arrived(&self.out, &receipt, applied, &self.clock);
+    }
+
+    fn tick(&mut self) {
+        self.out.clear();
+        self.core.tick(mono_now(), &self.clock, &mut self.out);
+        self.send();
+    }
+
+    /// Sends what the core left in the outbox, each packet stamped (T1) just before its `sendmsg`.
+    fn send(&mut self) {
+        if !self.sending {
+            return;
+        }
+        let source = self.clock.offset.source;
+        for (transmit, bytes) in self.out.packets_mut() {
+            let sent = mono_now();
+            let (wall, queued) = (self.clock.mapping.wall(sent), sent - transmit.handed_over);
+            v1::stamp(bytes, wall, queued, &PeerClock::of(&self.clock, sent), source)
+                .expect("the core's own packets have a header");
+            match self.socket.send(bytes, transmit.to) {
+                Ok(()) => {
+                    self.observer.metrics.packets_sent.inc();
+                    self.observer.metrics.bytes_sent.inc_by(bytes.len() as u64);
+                }
+                // An unreachable or congested peer shows as loss on its side; here it is only counted.
+                Err(_) => self.observer.metrics.send_failed.inc(),
+            }
+            if let Some(recorder) = &mut self.observer.recorder {
+                let (to, id, handed_over) = (transmit.to, transmit.id, transmit.handed_over);
+                recorder.push(Record::Sent { to, id, handed_over, sent });
+            }
+        }
+    }
+
+    /// Once a second: clocks, expiry, published levels.
+    fn housekeep(&mut self) {
+        let epoch = self.clock.mapping.epoch;
+        self.clock.mapping = self.mapping.read();
+        if self.clock.mapping.epoch != epoch {
+            tracing::warn!("the wall clock was stepped (epoch {})", self.clock.mapping.epoch);
+            self.clock.offset = self.clock.offset.voided();
+            self.stepped_at = mono_now();
+        }
+        if let Some(Reading { offset, note }) = self.readings.changed()
+            && offset.read_at >= self.stepped_at
+        {
+            if (offset.source, offset.state) != (self.clock.offset.source, self.clock.offset.state) {
+                tracing::info!(source = ?offset.source, state = ?offset.state, "clock reading changed");
+            }
+            if note != self.clock_note
+                && let Some(note) = &note
+            {
+                tracing::warn!("{note}");
+            }
+            self.clock.offset = offset;
+            self.clock_note = note;
+        }
+        let now = mono_now();
+        self.stamping.housekeep(now);
+        self.publish(now);
+    }
+
+    fn publish(&mut self, now: MonoNs) {
+        let medians = EntryKind::ALL.map(|kind| self.observer.stats.window_median(kind, now));
+        self.observer.metrics.publish(&Published {
+            tier: self.stamping.tier(),
+            clock: &self.clock_report(now),
+            accounting: &self.stamping.accounting(),
+            probe_cost: self.stamping.cost(),
+            medians,
+            lost: self.observer.lost(),
+            left_out: self.observer.stats.left_out(),
+            members: self.core.members().count(),
+        });
+    }
+
+    fn serve(&mut self, request: Request) {
+        let now = mono_now();
+        // A receiver that is gone does not wait for its answer.
+        match request {
+            Request::Status(reply) => {
+                self.stamping.drain(now);
+                let _ = reply.send(self.report(now));
+            }
+            Request::Set { key, value, reply } => {
+                let done = self.core.set(&key, value.as_bytes(), now, &self.clock);
+                let _ = reply.send(done.map_err(|e| e.to_string()));
+            }
+            Request::Delete { key, reply } => {
+                let done = self.core.delete(&key, now, &self.clock);
+                let _ = reply.send(done.map_err(|e| e.to_string()));
+            }
+            Request::Get { key, reply } => {
+                let held = self.core.get(&key).map(|found| Held {
+                    node: found.node.to_string(),
+                    value: String::from_utf8_lossy(found.value).into_owned(),
+                    version: found.version,
+                });
+                let _ = reply.send(held.collect());
+            }
+        }
+    }
+
+    fn clock_report(&self, now: MonoNs) -> ClockReport {
+        let offset = self.clock.offset.at(now);
+        ClockReport {
+            source: self.clock.offset.source,
+            state: self.clock.offset.state,
+            offset_ns: offset.value.as_nanos(),
+            bound_ns: known(offset.bound + self.clock.mapping.error),
+            age_ns: (now - self.clock.offset.read_at).as_nanos(),
+            epoch: self.clock.mapping.epoch,
+            note: self.clock_note.clone(),
+        }
+    }
+
+    fn report(&self, now: MonoNs) -> NodeReport {
+        let counts = |c: &super::observe::Counts| c.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect();
+        NodeReport {
+            id: self.config.node_id.clone(),
+            address: self.config.advertise_when_bound(self.socket.bound()).to_string(),
+            kernel: self.kernel.clone(),
+            tier: self.stamping.tier(),
+            tier_reason: self.stamping.reason().map(str::to_owned),
+            clock: self.clock_report(now),
+            accounting: self.stamping.accounting(),
+            probe: self.stamping.cost_report(),
+            paths: self.observer.stats.path_reports(),
+            entries: self.observer.stats.entry_reports(EntryKind::Entry),
+            beacons: self.observer.stats.entry_reports(EntryKind::Beacon),
+            members: self
+                .core
+                .members()
+                .map(|m| MemberReport {
+                    id: m.id.to_string(),
+                    address: m.addr.to_string(),
+                    version: m.version,
+                    entries: m.entries as u64,
+                })
+                .collect(),
+            rejected: counts(self.observer.rejections()),
+            not_samples: counts(self.observer.not_samples()),
+        }
+    }
+
+    /// Stops sending, takes the filter off, and handles what is queued still, so that the accounting closes.
+    fn finish(mut self) -> Result<(), NetError> {
+        self.sending = false;
+        self.stamping.detach();
+        while let Ok(n) = self.socket.receive_now(&mut self.batch) {
+            self.received(n);
+        }
+        let now = mono_now();
+        self.stamping.finish(now);
+        self.publish(now);
+        if let Some(path) = &self.config.final_report {
+            let write = |source| NetError::Report { path: path.display().to_string(), source };
+            let json = serde_json::to_vec_pretty(&self.report(now)).map_err(|e| write(e.into()))?;
+            std::fs::write(path, json).map_err(write)?;
+        }
+        if let Some(recorder) = self.observer.recorder.take() {
+            let path = self.config.record.as_deref().map(|p| p.display().to_string()).unwrap_or_default();
+            recorder.finish().map_err(|source| NetError::Record { path, source })?;
+        }
+        Ok(())
+    }
+}
+
+fn span(duration: Duration) -> Span {
+    Span::from_nanos(i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX))
+}
