@@ -93,15 +93,11 @@ impl PacketEvent {
     }
 }
 
-/// What the filter counts, per CPU; the sum over CPUs is what the kernel side says.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
-pub struct ProbeCounters {
-    /// Datagrams the filter ran for.
-    pub seen: u64,
-    /// Of these, how many found the ring full.
-    pub ring_failed: u64,
-}
+/// Bytes that one event takes in the ring: the ring's own header, then the event, in multiples of eight.
+///
+/// Events are all of one size, so the ring's producer position tells how many there were: the filter keeps no
+/// count of its own, which would cost it a cold cache line per packet.
+pub const RING_SLOT: u64 = 8 + EVENT_LEN.next_multiple_of(8) as u64;
 
 #[cfg(test)]
 mod tests {

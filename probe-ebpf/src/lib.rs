@@ -19,8 +19,8 @@ pub mod names {
     pub const EMPTY_FILTER: &str = "pikoscope_empty";
     /// Ring buffer of [`PacketEvent`](crate::event::PacketEvent)s.
     pub const EVENTS: &str = "EVENTS";
-    /// Per-CPU [`ProbeCounters`](crate::event::ProbeCounters), one element.
-    pub const COUNTERS: &str = "COUNTERS";
+    /// Per-CPU count of events lost to a full ring, one `u64`.
+    pub const RING_FAILED: &str = "RING_FAILED";
     /// Read-only constant: byte offset of `tstamp` in `struct sk_buff`; 0 means "not available".
     pub const TSTAMP_OFFSET: &str = "TSTAMP_OFFSET";
 }

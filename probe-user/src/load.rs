@@ -11,7 +11,6 @@ use std::{fs, io};
 use aya::maps::{MapData, PerCpuArray};
 use aya::programs::{ProgramError, SocketFilter};
 use aya::{Ebpf, EbpfLoader};
-use probe_ebpf::event::ProbeCounters;
 use probe_ebpf::names;
 
 use crate::btf::{self, Btf, BtfError};
@@ -79,12 +78,21 @@ pub struct Probe {
     attached: Option<Attached>,
     /// The ring from which events are drained.
     pub ring: Ring,
-    counters: PerCpuArray<MapData, Counters>,
+    ring_failed: PerCpuArray<MapData, u64>,
     logger: Option<Logger>,
     ebpf: Ebpf,
     program: &'static str,
     no_tstamp: Option<BtfError>,
     _stats: Option<OwnedFd>,
+}
+
+/// What the kernel side counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProbeCounters {
+    /// Datagrams the filter ran for.
+    pub seen: u64,
+    /// Of these, how many found the ring full.
+    pub ring_failed: u64,
 }
 
 /// Detaches the filter from its socket.
@@ -99,12 +107,6 @@ impl Drop for Attached {
         let _ = SocketFilter::detach(&self.socket);
     }
 }
-
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-struct Counters(ProbeCounters);
-// SAFETY: two u64 in a repr(C) struct, no padding, every bit pattern valid.
-unsafe impl aya::Pod for Counters {}
 
 type Logger = aya_log::EbpfLogger<&'static dyn log::Log>;
 
@@ -155,7 +157,7 @@ impl Probe {
         filter.load().map_err(|e| refused_program(program, &e))?;
         let logger = aya_log::EbpfLogger::init(&mut ebpf).ok();
         let ring = ebpf.take_map(names::EVENTS).ok_or(LoadError::Missing("event ring"))?;
-        let counters = ebpf.take_map(names::COUNTERS).ok_or(LoadError::Missing("counters"))?;
+        let failed = ebpf.take_map(names::RING_FAILED).ok_or(LoadError::Missing("count of lost events"))?;
         let stats = if options.stats {
             Some(aya::sys::enable_stats(aya::sys::Stats::RunTime).map_err(|e| LoadError::NotPermitted {
                 call: "BPF_ENABLE_STATS",
@@ -167,7 +169,7 @@ impl Probe {
         Ok(Self {
             attached: None,
             ring: Ring::new(ring).map_err(|e| refused(names::EVENTS, &e))?,
-            counters: counters.try_into().map_err(|e: aya::maps::MapError| refused(names::COUNTERS, &e))?,
+            ring_failed: failed.try_into().map_err(|e: aya::maps::MapError| refused(names::RING_FAILED, &e))?,
             logger,
             ebpf,
             program,
@@ -197,12 +199,10 @@ impl Probe {
 
     /// What the kernel side counted. One syscall: not for the packet path.
     pub fn counters(&self) -> ProbeCounters {
-        // Reading element 0 of a one-element map of ours does not fail; zeros would show in the accounting.
-        let per_cpu = self.counters.get(&0, 0).ok();
-        per_cpu.iter().flat_map(|values| values.iter()).fold(ProbeCounters::default(), |sum, c| ProbeCounters {
-            seen: sum.seen + c.0.seen,
-            ring_failed: sum.ring_failed + c.0.ring_failed,
-        })
+        // Reading element 0 of a one-element map of ours does not fail; zero would show in the accounting.
+        let per_cpu = self.ring_failed.get(&0, 0).ok();
+        let ring_failed = per_cpu.iter().flat_map(|cpus| cpus.iter()).sum();
+        ProbeCounters { seen: self.ring.produced() + ring_failed, ring_failed }
     }
 
     /// Runs of the filter and the time they took, as far as statistics were on. Syscalls: not for the packet

@@ -4,11 +4,11 @@
 use std::net::UdpSocket;
 use std::time::Duration;
 
-use probe_ebpf::event::{PacketEvent, PacketKey, ProbeCounters};
+use probe_ebpf::event::{PacketEvent, PacketKey};
 use probe_ebpf::time::Span;
 use probe_user::analysis::correlate::{Correlator, Outcomes};
 use probe_user::clock::mapping::mono_now;
-use probe_user::load::{LoadError, Options, Probe};
+use probe_user::load::{LoadError, Options, Probe, ProbeCounters};
 use probe_user::recv::RecvBatch;
 use probe_user::timestamping;
 

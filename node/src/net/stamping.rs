@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use probe_ebpf::event::PacketKey;
+use probe_ebpf::event::{PacketKey, RING_SLOT};
 use probe_ebpf::time::MonoNs;
 use probe_user::analysis::breakdown::{Receipt, Stamp};
 use probe_user::analysis::correlate::Correlator;
@@ -16,9 +16,6 @@ use crate::config::ProbeMode;
 use crate::report::{AccountingReport, ProbeReport};
 
 use super::NetError;
-
-/// Bytes of one event in the ring: its 8-byte header and itself.
-const RING_SLOT: u32 = 8 + probe_ebpf::event::EVENT_LEN as u32;
 
 /// The source of kernel stamps.
 #[derive(Debug)]
@@ -35,7 +32,7 @@ impl Stamping {
     /// Prepares a socket that is not bound yet: a datagram that comes before the filter would have no event.
     pub(super) fn prepare(socket: &Socket, mode: ProbeMode, options: &Options) -> Result<Self, NetError> {
         // One slot more than the ring has, so that a drain after a long stop never pushes events out.
-        let slots = (options.ring_bytes / RING_SLOT) as usize + 1;
+        let slots = (u64::from(options.ring_bytes) / RING_SLOT) as usize + 1;
         let mut stamping =
             Self { probe: None, correlator: Correlator::new(slots), tier: None, reason: None, rcvbuf_dropped: 0 };
         if let Err(e) = timestamping::enable_drop_count(socket) {
