@@ -22,10 +22,7 @@ pub fn object(toolchain: &BpfToolchain) -> Result<PathBuf> {
         .env("RUSTC", &toolchain.rustc)
         .env(
             "RUSTFLAGS",
-            format!(
-                "-Cdebuginfo=2 -Clink-arg=--btf --cfg=bpf_target_arch=\"{}\"",
-                std::env::consts::ARCH
-            ),
+            format!("-Cdebuginfo=2 -Clink-arg=--btf --cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH),
         )
         .args(["build", "--quiet", "--profile", PROFILE, "-Z", "build-std=core"])
         .args(["--target", BPF_TARGET, "--package", "probe-ebpf", "--bin", "pikoscope-bpf"])

@@ -6,7 +6,12 @@
 #![forbid(unsafe_code)]
 
 pub mod build;
+pub mod ci;
+pub mod demo;
 pub mod exec;
+pub mod licences;
+pub mod lint;
 pub mod paths;
 pub mod rig;
 pub mod setup;
+pub mod test;

@@ -2,11 +2,12 @@
 
 #![forbid(unsafe_code)]
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use xtask::setup::{self, Purpose};
-use xtask::build;
+use xtask::{build, ci, demo, lint, test};
 
 /// Builds, shows and tests pikoscope.
 #[derive(Parser)]
@@ -22,6 +23,17 @@ enum Command {
     Setup,
     /// Build the eBPF object and the node: target/release/pikoscope
     Build,
+    /// Three nodes, changing entries, and where the time goes; as root on three hosts with the eBPF probe
+    Demo(demo::Options),
+    /// Run all tests; arguments go to `cargo test --workspace`
+    Test {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Check format, clippy and licences
+    Lint,
+    /// All that must hold before a change lands
+    Ci,
 }
 
 fn main() -> ExitCode {
@@ -32,6 +44,10 @@ fn main() -> ExitCode {
             println!("{}", binary.display());
             Ok(())
         }),
+        Command::Demo(options) => demo::command(&options),
+        Command::Test { args } => test::command(&args),
+        Command::Lint => lint::command(),
+        Command::Ci => ci::command(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

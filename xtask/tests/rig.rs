@@ -1,5 +1,7 @@
 //! The rig itself: hosts reach each other, clocks read as asked, and nothing is left behind.
 
+#![allow(clippy::unwrap_used, reason = "tests, helpers included, fail by panicking")]
+
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::Path;
@@ -10,9 +12,7 @@ use std::{env, fs, thread};
 use nix::sys::signal::Signal;
 use xtask::exec;
 use xtask::rig::chrony::{self, Following, NTP_PORT, Served};
-use xtask::rig::{
-    ChronyClient, ChronyServer, Hosts, Namespace, Process, can_make_hosts, sandbox, wait_for,
-};
+use xtask::rig::{ChronyClient, ChronyServer, Hosts, Namespace, Process, can_make_hosts, sandbox, wait_for};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 

@@ -5,6 +5,7 @@
 //! even when the process that made it is killed.
 
 pub mod chrony;
+pub mod control;
 pub mod interrupt;
 pub mod netns;
 pub mod node;
@@ -13,27 +14,37 @@ pub mod sandbox;
 pub mod wait;
 
 pub use chrony::{ChronyClient, ChronyServer, Tracking};
+pub use control::Control;
 pub use netns::{Host, Hosts, Namespace};
 pub use node::{Node, NodeSpec};
 pub use process::Process;
 pub use wait::{Stopwatch, wait_for};
 
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::thread;
 
 use anyhow::{Context, Result, bail};
+use nix::sched::{CloneFlags, unshare};
 
-/// Whether tests may make hosts here, which takes root. Without it they have to be left out: that is said
-/// loudly, and in CI it is a failure.
+/// Whether this process may make network and mount namespaces: not without root, and in some containers not
+/// even then. It is tried, on a thread that ends with them.
+pub fn is_permitted() -> bool {
+    let namespaces = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS;
+    thread::spawn(move || unshare(namespaces).is_ok()).join().unwrap_or(false)
+}
+
+/// Whether tests may make hosts here. If not they have to be left out: that is said loudly, and in CI it is a
+/// failure.
 ///
 /// # Panics
-/// In CI, when this is not root.
+/// In CI, when they may not.
 pub fn can_make_hosts() -> bool {
-    let root = crate::setup::is_root();
-    if !root {
+    let permitted = is_permitted();
+    if !permitted {
         assert!(!crate::setup::is_ci(), "CI must run the tests as root: they make network namespaces");
         eprintln!("SKIPPED: needs root, to make network namespaces");
     }
-    root
+    permitted
 }
 
 /// An address on `ip` whose port is free now for UDP and for TCP.

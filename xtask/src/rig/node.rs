@@ -1,20 +1,18 @@
 //! A pikoscope node as a process.
 
 use std::ffi::OsString;
-use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 use std::{fs, io};
 
-use anyhow::{Context, Result, bail, ensure};
-use serde_json::{Value, json};
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
-use super::{Namespace, Process, wait_for};
+use super::{Control, Namespace, Process, wait_for};
 
-/// How long a node may take to answer, to come up, to end.
+/// How long a node may take to come up, and to end.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How a node is to be run. [`NodeSpec::new`] leaves everything else to the node's defaults.
@@ -118,7 +116,7 @@ impl NodeSpec {
 pub struct Node {
     id: String,
     process: Process,
-    control: PathBuf,
+    control: Control,
     final_report: PathBuf,
 }
 
@@ -139,7 +137,7 @@ impl Node {
         Ok(Self {
             id: spec.id.clone(),
             process: Process::spawn(&format!("node-{}", spec.id), command, dir)?,
-            control: control(dir, &spec.id),
+            control: Control::new(&spec.id, control(dir, &spec.id)),
             final_report,
         })
     }
@@ -150,7 +148,7 @@ impl Node {
     }
 
     /// Its control socket.
-    pub fn control(&self) -> &Path {
+    pub fn control(&self) -> &Control {
         &self.control
     }
 
@@ -190,46 +188,30 @@ impl Node {
 
     /// Its report.
     pub fn status(&self) -> Result<Value> {
-        self.ask(&json!({"cmd": "status"}))
+        self.control.status()
     }
 
     /// Sets an entry of this node.
     pub fn set(&self, key: &str, value: &str) -> Result<()> {
-        self.ask(&json!({"cmd": "set", "key": key, "value": value})).map(drop)
+        self.control.set(key, value)
     }
 
     /// Deletes an entry of this node.
     pub fn delete(&self, key: &str) -> Result<()> {
-        self.ask(&json!({"cmd": "delete", "key": key})).map(drop)
+        self.control.delete(key)
     }
 
-    /// Who holds `key`, and with which value: `[{"node","value","version"}]`.
+    /// Who holds `key`: see [`Control::get`].
     pub fn get(&self, key: &str) -> Result<Value> {
-        self.ask(&json!({"cmd": "get", "key": key})).map(|mut answer| answer["held"].take())
-    }
-
-    /// Sends one request over the control socket and returns the answer; one that says no is an error.
-    pub fn ask(&self, request: &Value) -> Result<Value> {
-        let mut stream = UnixStream::connect(&self.control)
-            .with_context(|| format!("connecting to {}", self.control.display()))?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        stream.write_all(format!("{request}\n").as_bytes())?;
-        let mut line = String::new();
-        BufReader::new(stream).read_line(&mut line)?;
-        let answer: Value =
-            serde_json::from_str(&line).with_context(|| format!("node {} answered `{line}`", self.id))?;
-        if answer["ok"] == Value::Bool(false) {
-            bail!("node {}: {}", self.id, answer["error"].as_str().unwrap_or("refused"));
-        }
-        Ok(answer)
+        self.control.get(key)
     }
 
     /// Asks it to end and returns its final report, in which every packet is accounted for.
     pub fn stop(mut self) -> Result<Value> {
         self.process.stop(PATIENCE)?;
-        let text = fs::read_to_string(&self.final_report)
-            .with_context(|| format!("node {} left no final report; {}", self.id, self.process.log_tail(20)))?;
+        let text = fs::read_to_string(&self.final_report).with_context(|| {
+            format!("node {} left no final report; {}", self.id, self.process.log_tail(20))
+        })?;
         serde_json::from_str(&text).with_context(|| format!("final report of node {}", self.id))
     }
 }

@@ -166,7 +166,8 @@ mod tests {
     #[test]
     fn a_process_that_ends_early_is_told_with_what_it_said() {
         let dir = tempfile::tempdir().unwrap();
-        let mut process = Process::spawn("brief", shell("echo no such port >&2; exit 7"), dir.path()).unwrap();
+        let mut process =
+            Process::spawn("brief", shell("echo no such port >&2; exit 7"), dir.path()).unwrap();
         process.wait(Duration::from_secs(10)).unwrap();
         let text = format!("{:#}", process.ensure_running().unwrap_err());
         assert!(text.contains("no such port") && text.contains('7'), "{text}");

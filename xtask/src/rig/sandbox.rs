@@ -1,7 +1,7 @@
 //! Namespaces around the whole command, so that nothing outlives it, not even when it is killed.
 //!
 //! The command runs itself again as the first process of a new pid namespace, with a mount namespace of its
-//! own and an empty `/run/netns`. When that process ends, the kernel kills every process it ever started; with
+//! own, an empty `/run/netns` and a place for files. When that process ends, the kernel kills every process it ever started; with
 //! its mounts go the named network namespaces, and with those bridges and veths. It ends by itself, or because
 //! the visible process in front of it was killed (parent-death signal). Nothing has to be cleaned up, and runs
 //! side by side do not see each other.
@@ -27,6 +27,14 @@ pub const SANDBOX_ENV: &str = "PIKOSCOPE_SANDBOX";
 
 /// Where `ip netns` keeps its names.
 const NETNS: &str = "/run/netns";
+
+/// A tmpfs inside a sandbox, for files that are to go with it. Outside it is an empty directory.
+const FILES: &str = "/run/pikoscope-sandbox";
+
+/// Where to make temporary files: inside a sandbox a place that goes with it.
+pub fn temp_dir() -> PathBuf {
+    if is_inside() { PathBuf::from(FILES) } else { env::temp_dir() }
+}
 
 /// Whether this process already runs inside a sandbox.
 pub fn is_inside() -> bool {
@@ -54,8 +62,10 @@ pub fn enter() -> Result<()> {
 /// Runs `command` as the first process of a new sandbox and waits for it; the command has to call [`enter`],
 /// which makes the mounts. SIGINT, SIGTERM and SIGHUP are passed on.
 fn run_inside(command: &mut Command) -> Result<ExitStatus> {
-    // Created here, outside, since it is a mount point inside; `ip netns` would create it as well.
-    fs::create_dir_all(NETNS).with_context(|| format!("creating {NETNS}"))?;
+    // Mount points inside have to be there outside. They stay, empty: always the same two.
+    for dir in [NETNS, FILES] {
+        fs::create_dir_all(dir).with_context(|| format!("creating {dir}"))?;
+    }
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGCHLD])?;
     unshare(CloneFlags::CLONE_NEWPID).context("a pid namespace was refused (root is needed)")?;
     let mut child = command
@@ -89,6 +99,8 @@ fn set_up(front: &Path) -> Result<()> {
     let safe = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("proc"), "/proc", Some("proc"), safe, none).context("/proc")?;
     mount(Some("tmpfs"), NETNS, Some("tmpfs"), safe, Some("mode=0755")).context(NETNS)?;
+    let files = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(Some("tmpfs"), FILES, Some("tmpfs"), files, Some("mode=0700")).context(FILES)?;
     Ok(())
 }
 

@@ -25,11 +25,7 @@ impl Stopwatch {
 /// Asks `poll` until it has a value, at most for `deadline`, at intervals of 2 to 50 ms.
 ///
 /// An error from `poll` is "not yet"; the last one is told when the deadline passes, along with `what`.
-pub fn wait_for<T>(
-    what: &str,
-    deadline: Duration,
-    mut poll: impl FnMut() -> Result<Option<T>>,
-) -> Result<T> {
+pub fn wait_for<T>(what: &str, deadline: Duration, mut poll: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let started = Stopwatch::start();
     let mut pause = Duration::from_millis(2);
     loop {

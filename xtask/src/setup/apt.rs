@@ -41,8 +41,7 @@ pub(super) fn install(packages: &[&str]) -> Result<()> {
     ensure!(super::is_root(), "not root");
     eprintln!("setup: installing {}", packages.join(" "));
     update()?;
-    exec::output(apt_get().args(["install", "-y", "-qq", "--no-install-recommends"]).args(packages))
-        .map(drop)
+    exec::output(apt_get().args(["install", "-y", "-qq", "--no-install-recommends"]).args(packages)).map(drop)
 }
 
 /// Downloads `package` and unpacks it into `into` without installing it: no service is started, no user made,
@@ -112,7 +111,8 @@ mod tests {
 
     #[test]
     fn only_libraries_are_taken_from_the_dependencies() {
-        let depends = "adduser, iproute2, libc6 (>= 2.36), libcap2 (>= 1:2.10), libedit2 | libedit-dev (>= 2)\n";
+        let depends =
+            "adduser, iproute2, libc6 (>= 2.36), libcap2 (>= 1:2.10), libedit2 | libedit-dev (>= 2)\n";
         assert_eq!(library_packages(depends), ["libc6", "libcap2", "libedit2"]);
     }
 

@@ -93,11 +93,7 @@ fn nightly() -> Result<Compiler> {
         .rev()
         .find(|path| path.join("lib/rustlib/src/rust/library/core/Cargo.toml").exists());
     let Some(toolchain) = with_sources else { bail!("no rustup nightly with rust-src") };
-    Ok(Compiler {
-        cargo: toolchain.join("bin/cargo"),
-        rustc: toolchain.join("bin/rustc"),
-        bootstrap: false,
-    })
+    Ok(Compiler { cargo: toolchain.join("bin/cargo"), rustc: toolchain.join("bin/rustc"), bootstrap: false })
 }
 
 /// Debian's compiler; installed when root.

@@ -153,9 +153,10 @@ impl fmt::Display for Tools {
 fn unpacked_dirs(wanted: &Unpacked) -> Result<Vec<PathBuf>> {
     let root = paths::cache()?.join("tools").join(wanted.package);
     let complete = |root: &Path| {
-        wanted.programs.iter().all(|program| {
-            wanted.dirs.iter().any(|dir| paths::is_executable(&root.join(dir).join(program)))
-        })
+        wanted
+            .programs
+            .iter()
+            .all(|program| wanted.dirs.iter().any(|dir| paths::is_executable(&root.join(dir).join(program))))
     };
     if !complete(&root) {
         let daemon = Path::new(wanted.dirs[0]).join(wanted.programs[0]);
