@@ -105,24 +105,7 @@ pub struct PathReport {
     /// Which stamp is the start of `network`, how it was corrected.
     pub network_from: String,
     /// By segment name.
-    pub segments: BTreeMap<String, SegmentReport>,
-}
-
-/// One segment's distribution.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub struct SegmentReport {
-    /// Values.
-    pub count: u64,
-    /// Median.
-    pub p50_ns: i64,
-    /// 95th percentile.
-    pub p95_ns: i64,
-    /// 99th percentile.
-    pub p99_ns: i64,
-    /// Median of the values' absolute error bounds; absent when nothing bounds it.
-    pub bound_ns: Option<i64>,
-    /// Values below zero.
-    pub negative: u64,
+    pub segments: BTreeMap<String, QuantileReport>,
 }
 
 /// Entries of one origin as they arrived here.
@@ -145,6 +128,8 @@ pub struct EntryReport {
 /// Quantiles of a time.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct QuantileReport {
+    /// Values.
+    pub count: u64,
     /// Median.
     pub p50_ns: i64,
     /// 95th percentile.

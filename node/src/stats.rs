@@ -10,7 +10,7 @@ use probe_user::analysis::breakdown::{Propagation, Segment};
 use probe_user::analysis::quantiles::SpanHistogram;
 
 use crate::proto;
-use crate::report::{EntryReport, PathReport, QuantileReport, SegmentReport, known};
+use crate::report::{EntryReport, PathReport, QuantileReport, known};
 
 mod peers;
 mod window;
@@ -75,22 +75,12 @@ impl Distribution {
     pub fn quantiles(&self) -> QuantileReport {
         let at = |q| self.values.quantile(q).unwrap_or(Span::ZERO).as_nanos();
         QuantileReport {
+            count: self.count(),
             p50_ns: at(0.5),
             p95_ns: at(0.95),
             p99_ns: at(0.99),
             bound_ns: self.bounds.quantile(0.5).and_then(known),
             negative: self.values.negative(),
-        }
-    }
-    fn segment(&self) -> SegmentReport {
-        let q = self.quantiles();
-        SegmentReport {
-            count: self.count(),
-            p50_ns: q.p50_ns,
-            p95_ns: q.p95_ns,
-            p99_ns: q.p99_ns,
-            bound_ns: q.bound_ns,
-            negative: q.negative,
         }
     }
 }
@@ -228,10 +218,10 @@ impl Stats {
     }
 }
 
-fn segment_reports(path: &PathStats) -> BTreeMap<String, SegmentReport> {
+fn segment_reports(path: &PathStats) -> BTreeMap<String, QuantileReport> {
     Segment::ALL
         .into_iter()
-        .filter_map(|s| Some((s.name().to_owned(), path.segments[s.index()].as_ref()?.segment())))
+        .filter_map(|s| Some((s.name().to_owned(), path.segments[s.index()].as_ref()?.quantiles())))
         .collect()
 }
 

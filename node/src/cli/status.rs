@@ -10,7 +10,7 @@ use probe_user::analysis::breakdown::Segment;
 use super::table::{Table, printable};
 use super::{Failure, print};
 use crate::control::client;
-use crate::report::{AccountingReport, ClockReport, EntryReport, NodeReport, QuantileReport, SegmentReport};
+use crate::report::{AccountingReport, ClockReport, EntryReport, NodeReport, QuantileReport};
 
 pub(super) fn status(control: &Path, json: bool) -> Result<(), Failure> {
     let report = client::status(control)?;
@@ -143,7 +143,7 @@ fn paths(report: &NodeReport) -> Table {
         let mut row = vec![path.from.clone(), path.packets.to_string(), path.lost.to_string()];
         for segment in &shown {
             let found = path.segments.get(segment.name());
-            row.push(found.map_or("-".into(), |s: &SegmentReport| pair(s.p50_ns, s.p99_ns)));
+            row.push(found.map_or("-".into(), |s: &QuantileReport| pair(s.p50_ns, s.p99_ns)));
             if *segment == Segment::Network {
                 row.push(found.map_or("-".into(), |s| bound(s.bound_ns)));
             }
@@ -196,7 +196,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     fn report() -> NodeReport {
-        let segment = |p50_ns| SegmentReport {
+        let segment = |p50_ns| QuantileReport {
             count: 9,
             p50_ns,
             p95_ns: 2 * p50_ns,
