@@ -1,6 +1,8 @@
 //! Three hosts with a node, a real probe and a real chronyd each, and what their nodes recorded.
 #![allow(dead_code, unreachable_pub, reason = "every test file uses its own part")]
 
+pub mod http;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -47,11 +49,17 @@ impl Cluster {
         let dir = tempfile::tempdir()?;
         let hosts = Hosts::new(plans.len())?;
         let ntp = (hosts.switch_v4(), 123).into();
-        let server = ChronyServer::start("ntp-server", Some(hosts.switch()), ntp, Served::default(), dir.path())?;
+        let server =
+            ChronyServer::start("ntp-server", Some(hosts.switch()), ntp, Served::default(), dir.path())?;
         let mut clients = Vec::new();
         for (i, (host, plan)) in hosts.iter().zip(plans).enumerate() {
             let following = Following::server(ntp).offset(plan.chrony_offset);
-            clients.push(ChronyClient::start(&format!("ntp-{}", name(i)), Some(host.namespace()), following, dir.path())?);
+            clients.push(ChronyClient::start(
+                &format!("ntp-{}", name(i)),
+                Some(host.namespace()),
+                following,
+                dir.path(),
+            )?);
         }
         for client in &mut clients {
             client.wait_synchronised()?;
@@ -94,10 +102,15 @@ impl Cluster {
         let addresses: Vec<String> = self.hosts.iter().map(|h| node::gossip(h.v4()).to_string()).collect();
         let reports = self.nodes.into_iter().map(Node::stop).collect::<Result<Vec<_>>>()?;
         let mut sent = HashMap::new();
-        let records = (0..reports.len()).map(|i| read_record(&record(self.dir.path(), i))).collect::<Result<Vec<_>>>()?;
+        let records = (0..reports.len())
+            .map(|i| read_record(&record(self.dir.path(), i)))
+            .collect::<Result<Vec<_>>>()?;
         for (i, lines) in records.iter().enumerate() {
             for line in lines.iter().filter(|l| l["type"] == "tx") {
-                sent.insert((i, line["to"].as_str().unwrap_or("").to_owned(), line["id"].as_u64()), line.clone());
+                sent.insert(
+                    (i, line["to"].as_str().unwrap_or("").to_owned(), line["id"].as_u64()),
+                    line.clone(),
+                );
             }
         }
         let mut packets = Vec::new();
