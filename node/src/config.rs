@@ -65,6 +65,8 @@ pub struct Config {
     pub record: Option<PathBuf>,
     /// File for the report at exit.
     pub final_report: Option<PathBuf>,
+    /// Where to read the kernel's BTF, if not where the kernel shows it (tests).
+    pub btf: Option<PathBuf>,
     /// How much is logged.
     pub log: LogLevel,
     /// Error added to the wall clock (tests).
@@ -188,6 +190,7 @@ impl Settings {
             )?),
             record: self.record,
             final_report: self.final_report,
+            btf: self.btf,
             log: self.log.unwrap_or_default(),
             inject_clock_error: Span::from_nanos(self.inject_clock_error_ns.unwrap_or(0)),
         })

@@ -107,6 +107,10 @@ pub struct Settings {
     #[arg(long, value_name = "N", hide = true, allow_negative_numbers = true)]
     #[serde(skip)]
     pub inject_clock_error_ns: Option<i64>,
+    /// Test aid: read the kernel's BTF from here
+    #[arg(long, value_name = "FILE", hide = true)]
+    #[serde(skip)]
+    pub btf: Option<PathBuf>,
     /// What to log: error, warn, info, debug, trace [default: info]
     #[arg(long, value_name = "LEVEL", hide_possible_values = true)]
     pub log: Option<LogLevel>,
@@ -147,6 +151,7 @@ impl Settings {
             record: self.record.or(other.record),
             final_report: self.final_report.or(other.final_report),
             inject_clock_error_ns: self.inject_clock_error_ns.or(other.inject_clock_error_ns),
+            btf: self.btf.or(other.btf),
             log: self.log.or(other.log),
         }
     }

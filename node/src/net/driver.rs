@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use probe_ebpf::time::{MonoNs, Span};
 use probe_user::analysis::align::PeerClock;
-use probe_user::clock::ClockView;
+use probe_user::clock::{ClockOffset, ClockView};
 use probe_user::clock::mapping::{MappingReader, mono_now};
 use probe_user::clock::reader::{ClockReader, Reading};
 use probe_user::load::Options;
@@ -58,8 +58,11 @@ pub(super) struct Driver {
 
 impl Driver {
     pub(super) fn start(config: Config, metrics: Arc<Metrics>) -> Result<Self, NetError> {
-        let options =
+        let mut options =
             Options { ring_bytes: config.ring_bytes, stats: config.probe_stats, ..Options::default() };
+        if let Some(btf) = &config.btf {
+            options.btf.clone_from(btf);
+        }
         let (socket, stamping) = GossipSocket::open(config.bind, config.probe, &options)?;
         if let Some(reason) = stamping.reason() {
             tracing::warn!("{reason}");
@@ -69,7 +72,9 @@ impl Driver {
         let mut driver_clock = MappingReader::new(config.inject_clock_error);
         let (mapping, now) = (driver_clock.read(), mono_now());
         let mut readings = readings;
-        let Reading { offset, note } = readings.latest();
+        let reading = readings.latest();
+        tell(&reading);
+        let Reading { offset, note } = reading;
         let clock = ClockView { mapping, offset };
         let mut random = rand::rngs::OsRng;
         let mut draw = || random.try_next_u64().map_err(|e| os("drawing random numbers")(std::io::Error::other(e)));
@@ -240,19 +245,16 @@ impl Driver {
             self.clock.offset = self.clock.offset.voided();
             self.stepped_at = mono_now();
         }
-        if let Some(Reading { offset, note }) = self.readings.changed()
-            && offset.read_at >= self.stepped_at
+        if let Some(reading) = self.readings.changed()
+            && reading.offset.read_at >= self.stepped_at
         {
-            if (offset.source, offset.state) != (self.clock.offset.source, self.clock.offset.state) {
-                tracing::info!(source = ?offset.source, state = ?offset.state, "clock reading changed");
+            // Not whenever the note changes: it tells ages, which change with every reading.
+            let kind = |offset: &ClockOffset, note: &Option<String>| (offset.source, offset.state, note.is_some());
+            if kind(&reading.offset, &reading.note) != kind(&self.clock.offset, &self.clock_note) {
+                tell(&reading);
             }
-            if note != self.clock_note
-                && let Some(note) = &note
-            {
-                tracing::warn!("{note}");
-            }
-            self.clock.offset = offset;
-            self.clock_note = note;
+            self.clock.offset = reading.offset;
+            self.clock_note = reading.note;
         }
         let now = mono_now();
         self.stamping.housekeep(now);
@@ -362,6 +364,15 @@ impl Driver {
             recorder.finish().map_err(|source| NetError::Record { path, source })?;
         }
         Ok(())
+    }
+}
+
+/// One line about the clock, as it is told at the start and when something about it changes.
+fn tell(reading: &Reading) {
+    let (source, state) = (reading.offset.source, reading.offset.state);
+    match &reading.note {
+        Some(note) => tracing::warn!(?source, ?state, "clock: {note}"),
+        None => tracing::info!(?source, ?state, "clock: all is well"),
     }
 }
 
