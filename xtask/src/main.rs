@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use xtask::setup::{self, Purpose};
-use xtask::{build, ci, demo, lint, test};
+use xtask::{bench, build, ci, demo, lint, test};
 
 /// Builds, shows and tests pikoscope.
 #[derive(Parser)]
@@ -30,6 +30,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Measure what things cost, beside a yardstick
+    Bench(bench::Options),
     /// Check format, clippy and licences
     Lint,
     /// All that must hold before a change lands
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         }),
         Command::Demo(options) => demo::command(&options),
         Command::Test { args } => test::command(&args),
+        Command::Bench(options) => bench::command(&options),
         Command::Lint => lint::command(),
         Command::Ci => ci::command(),
     };

@@ -5,13 +5,13 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use tempfile::TempDir;
 
 use super::report::{NodeReport, Report};
 use crate::rig::chrony::{Following, NTP_PORT, Served};
 use crate::rig::{
-    ChronyClient, ChronyServer, Control, Hosts, Node, NodeSpec, chrony, free_address, node, sandbox,
+    ChronyClient, ChronyServer, Control, Hosts, Node, NodeSpec, chrony, free_address, node, sandbox, wait_on,
 };
 
 /// Node ids.
@@ -69,10 +69,13 @@ impl Cluster {
 
     /// Waits until all nodes know each other.
     fn joined(mut self) -> Result<Self> {
-        for node in &mut self.nodes {
-            node.wait_ready()?;
-            node.wait_members(IDS.len(), JOIN)?;
-        }
+        wait_on(&mut self, "the nodes to know each other", JOIN, Self::ensure_running, |cluster| {
+            for node in &cluster.nodes {
+                let known = node.status()?["members"].as_array().map_or(0, Vec::len);
+                ensure!(known == IDS.len(), "node {} knows {known}", node.id());
+            }
+            Ok(Some(()))
+        })?;
         Ok(self)
     }
 

@@ -52,7 +52,7 @@ pub(super) fn render(report: &Report) -> String {
     text.push_str(&entries.render());
 
     let mut nodes = Table::new(
-        &[("", 2), ("clock", 4), ("datagrams at the probe", 6), ("probe", 1)],
+        &[("", 2), ("clock", 4), ("datagrams at the probe", 6), ("cost", 1)],
         &[
             "node",
             "tier",
@@ -64,9 +64,9 @@ pub(super) fn render(report: &Report) -> String {
             "matched +",
             "unmatched +",
             "late +",
-            "ring full +",
-            "pending",
-            "per packet",
+            "ring +",
+            "open",
+            "each",
         ],
     );
     for node in &report.nodes {
@@ -173,8 +173,8 @@ pub(super) fn summary(report: &Report) -> String {
 /// What a tier is, in words.
 pub(super) fn tier(tier: Option<u8>) -> String {
     match tier {
-        Some(1) => "1 (eBPF)".to_owned(),
-        Some(0) => "0 (sockets)".to_owned(),
+        Some(1) => "1 eBPF".to_owned(),
+        Some(0) => "0 sockets".to_owned(),
         Some(other) => other.to_string(),
         None => "none".to_owned(),
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Namespace, Process, wait_for};
+use super::{Namespace, Process, wait_on};
 use crate::exec;
 use crate::setup::tools::locate;
 
@@ -153,9 +153,9 @@ impl ChronyClient {
     pub fn wait_synchronised(&mut self) -> Result<Tracking> {
         let what = format!("{} to be synchronised", self.process.name());
         let offset = self.offset;
-        wait_for(&what, PATIENCE, || {
-            self.process.ensure_running()?;
-            let tracking = self.tracking()?;
+        let alive = |client: &mut Self| client.process.ensure_running();
+        wait_on(self, &what, PATIENCE, alive, |client| {
+            let tracking = client.tracking()?;
             ensure!(tracking.synchronised, "not synchronised yet");
             ensure!((tracking.correction - offset).abs() < 1e-3, "reports {tracking:?}");
             Ok(Some(tracking))

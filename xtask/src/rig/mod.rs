@@ -18,7 +18,7 @@ pub use control::Control;
 pub use netns::{Host, Hosts, Namespace};
 pub use node::{Node, NodeSpec};
 pub use process::Process;
-pub use wait::{Stopwatch, wait_for};
+pub use wait::{Stopwatch, wait_for, wait_on};
 
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::thread;

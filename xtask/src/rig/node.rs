@@ -10,7 +10,7 @@ use std::{fs, io};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::{Control, Namespace, Process, wait_for};
+use super::{Control, Namespace, Process, wait_on};
 
 /// How long a node may take to come up, and to end.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -160,26 +160,16 @@ impl Node {
     /// Waits until it answers on its control socket; that it ended instead is told at once, with its log.
     pub fn wait_ready(&mut self) -> Result<Value> {
         let what = format!("node {} to answer", self.id);
-        let mut ended = None;
-        let report = wait_for(&what, PATIENCE, || {
-            if let Err(error) = self.process.ensure_running() {
-                ended = Some(error);
-                return Ok(Some(Value::Null));
-            }
-            self.status().map(Some)
-        })?;
-        match ended {
-            Some(error) => Err(error),
-            None => Ok(report),
-        }
+        let alive = |node: &mut Self| node.process.ensure_running();
+        wait_on(self, &what, PATIENCE, alive, |node| node.status().map(Some))
     }
 
     /// Waits until it knows `count` members, itself included.
     pub fn wait_members(&mut self, count: usize, deadline: Duration) -> Result<Value> {
         let what = format!("node {} to know {count} members", self.id);
-        wait_for(&what, deadline, || {
-            self.process.ensure_running()?;
-            let report = self.status()?;
+        let alive = |node: &mut Self| node.process.ensure_running();
+        wait_on(self, &what, deadline, alive, |node| {
+            let report = node.status()?;
             let known = report["members"].as_array().map_or(0, Vec::len);
             ensure!(known == count, "it knows {known}");
             Ok(Some(report))

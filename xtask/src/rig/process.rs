@@ -1,7 +1,7 @@
 //! A child process with its output in a file: signalled, waited for, and never left behind.
 
 use std::fs::{self, File};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -30,6 +30,8 @@ impl Process {
         let file = File::create(&log).with_context(|| format!("creating {}", log.display()))?;
         let mut command = bound_to_parent(command);
         let child = command
+            // A Ctrl-C at the terminal is for the one who started it, who then ends it in good order.
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file)

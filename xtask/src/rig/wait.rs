@@ -26,10 +26,22 @@ impl Stopwatch {
 ///
 /// An error from `poll` is "not yet"; the last one is told when the deadline passes, along with `what`.
 pub fn wait_for<T>(what: &str, deadline: Duration, mut poll: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    wait_on(&mut (), what, deadline, |()| Ok(()), |()| poll())
+}
+
+/// As [`wait_for`], on something that has to stay `alive`: an error from that ends the wait at once.
+pub fn wait_on<S, T>(
+    on: &mut S,
+    what: &str,
+    deadline: Duration,
+    mut alive: impl FnMut(&mut S) -> Result<()>,
+    mut poll: impl FnMut(&mut S) -> Result<Option<T>>,
+) -> Result<T> {
     let started = Stopwatch::start();
     let mut pause = Duration::from_millis(2);
     loop {
-        let last = match poll() {
+        alive(on)?;
+        let last = match poll(on) {
             Ok(Some(value)) => return Ok(value),
             Ok(None) => None,
             Err(error) => Some(error),
@@ -69,5 +81,16 @@ mod tests {
         let never = wait_for("rain", Duration::from_millis(5), || -> Result<Option<()>> { bail!("sun") });
         let text = format!("{:#}", never.unwrap_err());
         assert!(text.contains("rain") && text.contains("sun"), "{text}");
+    }
+
+    #[test]
+    fn waiting_on_what_is_dead_ends_at_once() {
+        let mut looks = 0;
+        let alive = |looks: &mut i32| {
+            *looks += 1;
+            if *looks == 3 { bail!("gone") } else { Ok(()) }
+        };
+        let never = wait_on(&mut looks, "its answer", Duration::from_secs(600), alive, |_| Ok(None::<()>));
+        assert_eq!(format!("{:#}", never.unwrap_err()), "gone");
     }
 }
