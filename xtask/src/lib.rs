@@ -16,3 +16,4 @@ pub mod paths;
 pub mod rig;
 pub mod setup;
 pub mod test;
+pub mod vmtest;

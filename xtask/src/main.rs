@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use xtask::setup::{self, Purpose};
-use xtask::{bench, build, ci, demo, lint, test};
+use xtask::{bench, build, ci, demo, lint, test, vmtest};
 
 /// Builds, shows and tests pikoscope.
 #[derive(Parser)]
@@ -32,6 +32,8 @@ enum Command {
     },
     /// Measure what things cost, beside a yardstick
     Bench(bench::Options),
+    /// Run the live probe tests on other kernels: Debian's 6.1 and 6.12 in qemu, and this one
+    Vmtest(vmtest::Options),
     /// Check format, clippy and licences
     Lint,
     /// All that must hold before a change lands
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         Command::Demo(options) => demo::command(&options),
         Command::Test { args } => test::command(&args),
         Command::Bench(options) => bench::command(&options),
+        Command::Vmtest(options) => vmtest::command(&options),
         Command::Lint => lint::command(),
         Command::Ci => ci::command(),
     };
