@@ -67,6 +67,10 @@ pub struct Config {
     pub final_report: Option<PathBuf>,
     /// Where to read the kernel's BTF, if not where the kernel shows it (tests).
     pub btf: Option<PathBuf>,
+    /// Time lost on every datagram before it counts as handled (tests).
+    pub slow_handler: Duration,
+    /// Size of the gossip socket's receive buffer, if not the system's default (tests).
+    pub rcvbuf_bytes: Option<usize>,
     /// How much is logged.
     pub log: LogLevel,
     /// Error added to the wall clock (tests).
@@ -191,6 +195,14 @@ impl Settings {
             record: self.record,
             final_report: self.final_report,
             btf: self.btf,
+            slow_handler: Duration::from_micros(within(
+                "slow_handler_us",
+                self.slow_handler_us,
+                0,
+                0,
+                10_000_000,
+            )?),
+            rcvbuf_bytes: self.rcvbuf_bytes,
             log: self.log.unwrap_or_default(),
             inject_clock_error: Span::from_nanos(self.inject_clock_error_ns.unwrap_or(0)),
         })

@@ -111,6 +111,14 @@ pub struct Settings {
     #[arg(long, value_name = "FILE", hide = true)]
     #[serde(skip)]
     pub btf: Option<PathBuf>,
+    /// Test aid: sleep so many microseconds on every datagram before it counts as handled
+    #[arg(long, value_name = "N", hide = true)]
+    #[serde(skip)]
+    pub slow_handler_us: Option<u64>,
+    /// Test aid: size of the gossip socket's receive buffer as asked of the kernel, which doubles it
+    #[arg(long, value_name = "N", hide = true)]
+    #[serde(skip)]
+    pub rcvbuf_bytes: Option<usize>,
     /// What to log: error, warn, info, debug, trace [default: info]
     #[arg(long, value_name = "LEVEL", hide_possible_values = true)]
     pub log: Option<LogLevel>,
@@ -152,6 +160,8 @@ impl Settings {
             final_report: self.final_report.or(other.final_report),
             inject_clock_error_ns: self.inject_clock_error_ns.or(other.inject_clock_error_ns),
             btf: self.btf.or(other.btf),
+            slow_handler_us: self.slow_handler_us.or(other.slow_handler_us),
+            rcvbuf_bytes: self.rcvbuf_bytes.or(other.rcvbuf_bytes),
             log: self.log.or(other.log),
         }
     }

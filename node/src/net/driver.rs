@@ -63,7 +63,7 @@ impl Driver {
         if let Some(btf) = &config.btf {
             options.btf.clone_from(btf);
         }
-        let (socket, stamping) = GossipSocket::open(config.bind, config.probe, &options)?;
+        let (socket, stamping) = GossipSocket::open(config.bind, config.rcvbuf_bytes, config.probe, &options)?;
         if let Some(reason) = stamping.reason() {
             tracing::warn!("{reason}");
         }
@@ -199,6 +199,9 @@ impl Driver {
         };
         if let Err(refused) = self.core.handle_datagram(received, &mut self.out) {
             return self.observer.rejected(refused.reason());
+        }
+        if !self.config.slow_handler.is_zero() {
+            std::thread::sleep(self.config.slow_handler);
         }
         let applied = mono_now();
         self.observer.arrived(&self.out, &receipt, applied, &self.clock);

@@ -23,10 +23,18 @@ pub(super) struct GossipSocket {
 
 impl GossipSocket {
     /// Prepares stamping on a fresh socket and then binds it: in this order no datagram comes unstamped.
-    pub(super) fn open(address: SocketAddr, mode: ProbeMode, options: &Options) -> Result<(Self, Stamping), NetError> {
+    pub(super) fn open(
+        address: SocketAddr,
+        rcvbuf_bytes: Option<usize>,
+        mode: ProbeMode,
+        options: &Options,
+    ) -> Result<(Self, Stamping), NetError> {
         let bind = |source| NetError::Bind { address, source };
         let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP)).map_err(bind)?;
         socket.set_nonblocking(true).map_err(bind)?;
+        if let Some(bytes) = rcvbuf_bytes {
+            socket.set_recv_buffer_size(bytes).map_err(bind)?;
+        }
         let stamping = Stamping::prepare(&socket, mode, options)?;
         socket.bind(&address.into()).map_err(bind)?;
         let socket = UdpSocket::from(socket);
