@@ -55,7 +55,7 @@ pub struct Settings {
     /// Name of this node, unique in the cluster; at most 128 bytes, no spaces [default: the host's name]
     #[arg(long, value_name = "ID")]
     pub node_id: Option<String>,
-    /// Address on which to gossip, UDP and TCP; port 0 takes a free one [default: 0.0.0.0:7176]
+    /// Address on which to gossip (UDP); port 0 takes a free one [default: 0.0.0.0:7176]
     #[arg(long, value_name = "IP:PORT")]
     pub bind: Option<SocketAddr>,
     /// Address under which others reach this node; needed when --bind is 0.0.0.0 or [::] [default: --bind]

@@ -139,8 +139,8 @@ impl Driver {
         let mut open = true;
         loop {
             let wait = self.core.next_wakeup() - mono_now();
+            // Unbiased: a flood of datagrams must starve neither the rounds nor the requests.
             tokio::select! {
-                biased;
                 _ = shutdown.wait_for(|stop| *stop) => break,
                 received = self.socket.receive(&mut self.batch) => match received {
                     Ok(n) => self.received(n),
