@@ -120,11 +120,10 @@ pub const MAX_HOSTS: usize = 250;
 const SWITCH: u8 = 254;
 
 impl Hosts {
-    /// Creates `count` hosts. Needs root.
+    /// Creates `count` hosts on a bridge. Needs root.
     pub fn new(count: usize) -> Result<Self> {
-        ensure!((1..=MAX_HOSTS).contains(&count), "{count} hosts; 1 to {MAX_HOSTS} fit on a switch");
-        let switch = Namespace::new("switch").context("creating the switch")?;
-        switch.batch(&format!(
+        let hosts = Self::unlinked(count)?;
+        hosts.switch.batch(&format!(
             "link add br0 type bridge stp_state 0 mcast_snooping 0\n\
              link set br0 up\n\
              addr add {}/24 dev br0\n\
@@ -132,22 +131,33 @@ impl Hosts {
             v4(SWITCH),
             v6(SWITCH)
         ))?;
-        let mut hosts = Vec::with_capacity(count);
-        for number in 1..=u8::try_from(count).context("hosts")? {
-            let namespace =
-                Namespace::new(&format!("h{number}")).with_context(|| format!("creating host {number}"))?;
+        for Host { namespace, number } in hosts.iter() {
             namespace.batch(&format!(
                 "link add eth0 type veth peer name p{number} netns {}\n\
                  addr add {}/24 dev eth0\n\
                  addr add {}/64 dev eth0 nodad\n\
                  link set eth0 up\n",
-                switch.name(),
-                v4(number),
-                v6(number)
+                hosts.switch.name(),
+                v4(*number),
+                v6(*number)
             ))?;
-            switch.batch(&format!("link set p{number} master br0 up\n"))?;
-            hosts.push(Host { namespace, number });
+            hosts.switch.batch(&format!("link set p{number} master br0 up\n"))?;
         }
+        Ok(hosts)
+    }
+
+    /// Creates `count` hosts and a switch with nothing between them: no bridge and no `eth0`, which is for
+    /// something else to make, as the lab's switch does. Needs root.
+    pub fn unlinked(count: usize) -> Result<Self> {
+        ensure!((1..=MAX_HOSTS).contains(&count), "{count} hosts; 1 to {MAX_HOSTS} fit on a switch");
+        let switch = Namespace::new("switch").context("creating the switch")?;
+        let hosts = (1..=u8::try_from(count).context("hosts")?)
+            .map(|number| {
+                let namespace = Namespace::new(&format!("h{number}"))
+                    .with_context(|| format!("creating host {number}"))?;
+                Ok(Host { namespace, number })
+            })
+            .collect::<Result<Vec<_>>>()?;
         Ok(Self { hosts, switch })
     }
 

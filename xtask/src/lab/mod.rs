@@ -1,0 +1,3 @@
+//! The lab: real hosts and kernels, links that can be troubled, and the truth about every packet.
+
+pub mod switch;
