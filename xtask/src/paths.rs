@@ -16,11 +16,11 @@ pub fn target() -> PathBuf {
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), |dir| workspace().join(dir))
 }
 
-/// The eBPF object, once `cargo xtask build` has made it.
+/// The target directory of the eBPF object.
 ///
 /// Always below the workspace, whatever `CARGO_TARGET_DIR` says: it is where `probe-user` looks by default.
-pub fn bpf_object() -> PathBuf {
-    workspace().join("target/bpf").join(crate::build::BPF_TARGET).join("bpf/pikoscope-bpf")
+pub fn bpf_target() -> PathBuf {
+    workspace().join("target/bpf")
 }
 
 /// The node's release binary, once `cargo xtask build` has made it.

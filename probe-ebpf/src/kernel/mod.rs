@@ -1,4 +1,6 @@
 //! One file per program, and `emit` for what they share.
 
+#[cfg(feature = "broken")]
+mod broken;
 mod emit;
 mod socket;

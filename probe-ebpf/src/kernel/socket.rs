@@ -28,6 +28,8 @@ static TSTAMP_OFFSET: u32 = 0;
 
 #[socket_filter]
 pub(super) fn pikoscope_rx(ctx: SkBuffContext) -> i64 {
+    #[cfg(feature = "broken")]
+    super::broken::read_past_context(&ctx);
     // SAFETY: no arguments, no preconditions.
     let filter_mono = unsafe { bpf_ktime_get_ns() };
     let emitted = emit(|slot| {

@@ -36,7 +36,7 @@ fn update() -> Result<()> {
 /// Installs packages. As root only.
 ///
 /// Never for a package that starts a service or replaces one: those are [`unpack`]ed.
-pub(super) fn install(packages: &[&str]) -> Result<()> {
+pub(crate) fn install(packages: &[&str]) -> Result<()> {
     ensure!(is_here(), "this system has no apt-get");
     ensure!(super::is_root(), "not root");
     eprintln!("setup: installing {}", packages.join(" "));
@@ -44,9 +44,17 @@ pub(super) fn install(packages: &[&str]) -> Result<()> {
     exec::output(apt_get().args(["install", "-y", "-qq", "--no-install-recommends"]).args(packages)).map(drop)
 }
 
+/// Names of the packages that a regular expression matches.
+pub(crate) fn search(pattern: &str) -> Result<Vec<String>> {
+    ensure!(is_here(), "this system has no apt-get");
+    update()?;
+    let found = exec::output(Command::new("apt-cache").args(["search", "--names-only", pattern]))?;
+    Ok(found.lines().filter_map(|line| line.split_once(" - ")).map(|(name, _)| name.to_owned()).collect())
+}
+
 /// Downloads `package` and unpacks it into `into` without installing it: no service is started, no user made,
 /// nothing of the system replaced. Shared libraries that `program` (relative to `into`) lacks are installed.
-pub(super) fn unpack(package: &str, into: &Path, program: &str) -> Result<()> {
+pub(crate) fn unpack(package: &str, into: &Path, program: &str) -> Result<()> {
     ensure!(is_here(), "this system has no apt-get and dpkg");
     eprintln!("setup: unpacking {package} into {}", into.display());
     let parent = into.parent().context("the tools' directory has no parent")?;

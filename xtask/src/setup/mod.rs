@@ -4,7 +4,7 @@
 //! installed (no root, no Debian) is collected and told at once, each with its purpose and the command to type;
 //! only what the asked-for command can't do without makes it fail.
 
-mod apt;
+pub(crate) mod apt;
 mod linker;
 mod missing;
 pub mod toolchain;

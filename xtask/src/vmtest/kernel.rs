@@ -62,7 +62,8 @@ impl Series {
         if let Some(image) = self.cached(&cache) {
             return Ok(image);
         }
-        let packages = apt::search(&format!(r"^linux-image-{}\..*-cloud-amd64$", self.0.replace('.', r"\.")))?;
+        let packages =
+            apt::search(&format!(r"^linux-image-{}\..*-cloud-amd64$", self.0.replace('.', r"\.")))?;
         let package =
             self.newest(packages).with_context(|| format!("apt knows no cloud kernel {}", self.0))?;
         let release = package.strip_prefix(PREFIX).unwrap_or(&package);

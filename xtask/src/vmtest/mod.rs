@@ -49,15 +49,16 @@ pub fn command(options: &Options) -> Result<()> {
     let kernels = if options.kernels.is_empty() { &Kernel::ALL[..] } else { &options.kernels };
     let (mut passed, mut failed, mut red) = (0, 0, Vec::new());
     for &kernel in kernels {
+        let name = kernel.to_string();
         let run = match kernel {
-            Kernel::Host => Run::here(&suite, &dir)?,
-            Kernel::Debian(series) => Run::booted(&series.fetch()?, &suite, &dir)?,
+            Kernel::Host => Run::here(&name, &suite, &dir)?,
+            Kernel::Debian(series) => Run::booted(&name, &series.fetch()?, &suite, &dir)?,
         };
-        let verdict = Verdict::of(&run, kernel, &suite.tests);
+        let verdict = Verdict::of(&run, kernel, suite.tests);
         println!("{kernel:<5} {verdict}");
         if !verdict.is_green() {
-            eprint!("{}", verdict.explanation(&run));
-            red.push(kernel.to_string());
+            eprintln!("{}", verdict.explanation(&run));
+            red.push(name);
         }
         passed += verdict.passed;
         failed += verdict.failed;
