@@ -138,18 +138,23 @@ fn killing_the_visible_process_leaves_nothing() {
     }
     for signal in [Signal::SIGKILL, Signal::SIGTERM] {
         let dir = tempfile::tempdir().unwrap();
+        let log_file = dir.path().join("runner.log");
+        let log = fs::File::create(&log_file).unwrap();
         let mut runner = Command::new(env::current_exe().unwrap())
             .args(["--exact", "killing_the_visible_process_leaves_nothing", "--nocapture"])
             .env(HOLD_ENV, dir.path())
             // This test may itself be in a sandbox; the runner is to make one of its own.
             .env_remove(sandbox::SANDBOX_ENV)
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            // Not this test's own: what is left behind would keep it open, and whoever reads it waiting.
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
             .spawn()
             .unwrap();
         let made = dir.path().join("made");
         let inside = wait_for("the runner's hosts", PATIENCE, || {
-            assert_eq!(runner.try_wait()?, None, "the runner ended early");
+            let ended = runner.try_wait()?;
+            assert_eq!(ended, None, "the runner ended early: {}", fs::read_to_string(&log_file)?);
             Ok(fs::read_to_string(&made).ok().filter(|text| text.ends_with('\n')))
         })
         .unwrap();
