@@ -86,6 +86,9 @@ fn a_skewed_clock_is_corrected_by_its_ntp_reading() -> Result<()> {
     })?;
     println!("bound: {} ns synchronised, {} ns, then {} ns free-running", bound(&before), bound(&free), bound(&later));
     assert!(bound(&free) > bound(&before));
+    // Its age, which is in the line, changes with every reading.
+    let log = cluster.nodes[1].process().log();
+    assert_eq!(log.lines().filter(|line| line.contains("has not updated its clock")).count(), 1, "{log}");
 
     let (reports, packets) = cluster.finish()?;
     accounting_closes(&reports);

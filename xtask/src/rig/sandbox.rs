@@ -100,7 +100,8 @@ fn set_up(front: &Path) -> Result<()> {
     mount(Some("proc"), "/proc", Some("proc"), safe, none).context("/proc")?;
     mount(Some("tmpfs"), NETNS, Some("tmpfs"), safe, Some("mode=0755")).context(NETNS)?;
     let files = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    mount(Some("tmpfs"), FILES, Some("tmpfs"), files, Some("mode=0700")).context(FILES)?;
+    // Others may pass, to what is made for them: tests run nodes as other users.
+    mount(Some("tmpfs"), FILES, Some("tmpfs"), files, Some("mode=0711")).context(FILES)?;
     Ok(())
 }
 
