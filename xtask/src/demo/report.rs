@@ -9,6 +9,9 @@ use serde_json::Value;
 /// The segments that a path is split into so far, in the order in which a packet passes them.
 pub const SEGMENTS: [&str; 4] = ["network", "ingress_stack", "socket_queue", "handling"];
 
+/// What tier 0 has in place of `ingress_stack` and `socket_queue`.
+pub const UNSPLIT: &str = "ingress_stack_and_socket_queue";
+
 /// The part of a node's report that the demo shows.
 #[derive(Clone, Debug, Deserialize)]
 pub struct NodeReport {
@@ -64,7 +67,7 @@ pub struct Node {
 pub struct Clock {
     pub source: String,
     pub offset_ns: i64,
-    pub bound_ns: i64,
+    pub bound_ns: Option<i64>,
     pub state: String,
     pub note: Option<String>,
 }
@@ -116,7 +119,7 @@ pub struct Segment {
     pub p50_ns: i64,
     pub p95_ns: i64,
     pub p99_ns: i64,
-    pub bound_ns: i64,
+    pub bound_ns: Option<i64>,
     pub negative: u64,
 }
 
@@ -139,7 +142,7 @@ pub struct Quantiles {
     pub p50_ns: i64,
     pub p95_ns: i64,
     pub p99_ns: i64,
-    pub bound_ns: i64,
+    pub bound_ns: Option<i64>,
 }
 
 impl Report {
@@ -164,16 +167,18 @@ impl Report {
         merged
     }
 
-    /// Median over the paths of a segment's median, with the largest of their bounds; none without packets.
-    pub fn typical(&self, segment: &str) -> Option<(i64, i64)> {
+    /// Median over the paths of a segment's median, with the largest of their bounds, if all are bounded; none
+    /// without packets.
+    pub fn typical(&self, segment: &str) -> Option<(i64, Option<i64>)> {
         let seen: Vec<&Segment> = self
             .paths
             .iter()
             .filter_map(|path| path.segments.get(segment))
             .filter(|segment| segment.count > 0)
             .collect();
-        let bound = seen.iter().map(|segment| segment.bound_ns).max()?;
-        Some((median(seen.iter().map(|segment| segment.p50_ns))?, bound))
+        let bounds: Option<Vec<i64>> = seen.iter().map(|segment| segment.bound_ns).collect();
+        let middle = median(seen.iter().map(|segment| segment.p50_ns))?;
+        Some((middle, bounds.and_then(|all| all.into_iter().max())))
     }
 }
 
@@ -238,7 +243,7 @@ pub(super) mod tests {
         ] {
             assert!(json.pointer(pointer).is_some(), "{pointer}");
         }
-        assert_eq!(merged.typical("network"), Some((12_300, 2_500)));
+        assert_eq!(merged.typical("network"), Some((12_300, Some(2_500))));
         assert_eq!(merged.typical("qdisc"), None);
     }
 

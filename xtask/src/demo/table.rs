@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::report::{Report, SEGMENTS, median};
+use super::report::{Report, SEGMENTS, UNSPLIT, median};
 
 /// What the columns are.
 const LEGEND: &str = "\
@@ -22,11 +22,15 @@ pub(super) fn render(report: &Report) -> String {
         let mut row =
             vec![format!("{} > {}", path.from, path.to), path.packets.to_string(), format!("{loss:.2}%")];
         for name in SEGMENTS {
-            match path.segments.get(name).filter(|segment| segment.count > 0) {
+            let found = |name: &str| path.segments.get(name).filter(|segment| segment.count > 0);
+            // Tier 0 knows only the sum of ingress and queue: shown under the latter, with a star.
+            let unsplit = if name == "socket_queue" { found(UNSPLIT) } else { None };
+            match found(name).or(unsplit) {
                 Some(segment) => {
-                    row.extend([duration(segment.p50_ns), duration(segment.p99_ns)]);
+                    let star = if unsplit.is_some() { "*" } else { "" };
+                    row.extend([segment.p50_ns, segment.p99_ns].map(|ns| duration(ns) + star));
                     if name == "network" {
-                        row.push(duration(segment.bound_ns));
+                        row.push(bound(segment.bound_ns));
                     }
                 }
                 None => row.extend(vec!["-".to_owned(); if name == "network" { 3 } else { 2 }]),
@@ -76,7 +80,7 @@ pub(super) fn render(report: &Report) -> String {
             tier(node.tier),
             node.clock.source.clone(),
             duration(node.clock.offset_ns),
-            duration(node.clock.bound_ns),
+            bound(node.clock.bound_ns),
             node.clock.state.clone(),
             sums.seen.to_string(),
             sums.matched.to_string(),
@@ -105,6 +109,9 @@ pub(super) fn render(report: &Report) -> String {
         let _ = writeln!(text, "note: {reason}");
     }
     text.push('\n');
+    if report.paths.iter().any(|path| path.segments.contains_key(UNSPLIT)) {
+        text.push_str("*: ingress and queue together, which tier 0 cannot tell apart\n");
+    }
     text.push_str(LEGEND);
     text
 }
@@ -113,13 +120,14 @@ pub(super) fn render(report: &Report) -> String {
 pub(super) fn summary(report: &Report) -> String {
     let mut text = String::new();
     let packets: u64 = report.paths.iter().map(|path| path.packets).sum();
-    let typical: Vec<(&str, i64, i64)> = SEGMENTS
+    let typical: Vec<(&str, i64)> = SEGMENTS
         .iter()
-        .filter_map(|name| report.typical(name).map(|(p50, bound)| (*name, p50, bound)))
+        .chain([&UNSPLIT])
+        .filter_map(|name| report.typical(name).map(|(p50, _)| (*name, p50)))
         .collect();
-    if let Some((longest, _, _)) = typical.iter().max_by_key(|(_, p50, _)| p50) {
+    if let Some((longest, _)) = typical.iter().max_by_key(|(_, p50)| p50) {
         let parts: Vec<String> =
-            typical.iter().map(|(name, p50, _)| format!("{} {name}", duration(*p50))).collect();
+            typical.iter().map(|(name, p50)| format!("{} {name}", duration(*p50))).collect();
         let _ = writeln!(
             text,
             "Where does a packet's time go?   {} (medians of {packets} packets): mostly {longest}.",
@@ -144,15 +152,18 @@ pub(super) fn summary(report: &Report) -> String {
             duration(application)
         );
     }
-    if let Some((_, bound)) = report.typical("network") {
+    if let Some((_, within)) = report.typical("network") {
         let mut states: Vec<String> =
             report.nodes.iter().map(|node| format!("{} {}", node.clock.source, node.clock.state)).collect();
         states.sort();
         states.dedup();
         let _ = writeln!(
             text,
-            "Can the clocks be believed?      to \u{b1}{} between two hosts ({}).",
-            duration(bound),
+            "Can the clocks be believed?      {} ({}).",
+            match within {
+                Some(within) => format!("to \u{b1}{} between two hosts", duration(within)),
+                None => "no: nothing bounds their error, so network times are uncorrected".to_owned(),
+            },
             states.join("; ")
         );
     }
@@ -181,6 +192,10 @@ pub(super) fn tier(tier: Option<u8>) -> String {
 }
 
 /// Nanoseconds with three digits and a unit.
+fn bound(ns: Option<i64>) -> String {
+    ns.map_or_else(|| "unknown".to_owned(), duration)
+}
+
 pub(super) fn duration(ns: i64) -> String {
     let sign = if ns < 0 { "-" } else { "" };
     let magnitude = ns.unsigned_abs();
@@ -280,6 +295,22 @@ mod tests {
         // Fits a terminal of ordinary width.
         assert!(lines.iter().all(|line| line.chars().count() <= 120), "{text}");
         assert!(text.contains("-50.0 ms") && text.contains("410 ns"), "{text}");
+    }
+
+    #[test]
+    fn without_privilege_and_clock_the_table_says_what_it_does_not_know() {
+        let mut merged = Report::merge(vec![report("a", "b", Some(0))]);
+        let unknown: Option<i64> = serde_json::from_str("null").unwrap();
+        merged.nodes[0].clock.bound_ns = unknown;
+        let segments = &mut merged.paths[0].segments;
+        segments.get_mut("network").unwrap().bound_ns = unknown;
+        segments.remove("ingress_stack");
+        let both = segments.remove("socket_queue").unwrap();
+        segments.insert(UNSPLIT.to_owned(), both);
+        let text = render(&merged);
+        assert!(text.contains("90.0 us  unknown    -    -  12.3 us*"), "{text}");
+        assert!(text.contains("tier 0 cannot tell apart"), "{text}");
+        assert!(summary(&merged).contains("network times are uncorrected"), "{}", summary(&merged));
     }
 
     #[test]
