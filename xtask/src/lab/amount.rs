@@ -13,7 +13,8 @@ const UNITS: [(&str, f64); 4] = [("ns", 1.0), ("us", 1e3), ("ms", 1e6), ("s", 1e
 impl Amount {
     fn parse(text: &str) -> Option<Self> {
         // The first that fits: every unit but the last ends in the last.
-        let (number, scale) = UNITS.iter().find_map(|(unit, scale)| Some((text.strip_suffix(unit)?, scale)))?;
+        let (number, scale) =
+            UNITS.iter().find_map(|(unit, scale)| Some((text.strip_suffix(unit)?, scale)))?;
         let number: f64 = number.trim().parse().ok().filter(|number: &f64| number.is_finite())?;
         Some(Self(number * scale))
     }

@@ -6,7 +6,8 @@ use super::scenario::{
 
 /// The first thing that makes no sense.
 pub(super) fn check(scenario: &Scenario) -> Result<(), String> {
-    let Scenario { name: _, about, hosts, seconds, ipv6: _, links, nodes, load, events, expectations } = scenario;
+    let Scenario { name: _, about, hosts, seconds, ipv6: _, links, nodes, load, events, expectations } =
+        scenario;
     if about.trim().is_empty() {
         return Err("it does not say what it is about".into());
     }
@@ -24,7 +25,9 @@ pub(super) fn check(scenario: &Scenario) -> Result<(), String> {
     nodes.keys().try_for_each(known)?;
     load.nodes.iter().flatten().try_for_each(known)?;
     if !(0.0..=10_000.0).contains(&load.changes_per_s) || load.burst == 0 || load.keys == 0 {
-        return Err("the load needs a rate of 0 to 10000 a second, and bursts and keys of at least one".into());
+        return Err(
+            "the load needs a rate of 0 to 10000 a second, and bursts and keys of at least one".into()
+        );
     }
     for event in events {
         check_event(event, *seconds, &known).map_err(|what| format!("event at {} s: {what}", event.at_s))?;
@@ -91,7 +94,8 @@ fn check_event(
 }
 
 fn check_expectation(expectation: &Expectation, seconds: f64, hosts: usize) -> Result<(), String> {
-    let Expectation { of, path, node, during, near, quiet, within, at_least, at_most, needs, .. } = expectation;
+    let Expectation { of, path, node, during, near, quiet, within, at_least, at_most, needs, .. } =
+        expectation;
     for [from, to] in during.iter().chain(quiet) {
         if !(0.0 <= *from && from < to && *to <= seconds) {
             return Err(format!("the window {from} to {to} s is not within the {seconds} s"));
@@ -99,7 +103,10 @@ fn check_expectation(expectation: &Expectation, seconds: f64, hosts: usize) -> R
     }
     if let Some(path) = path {
         let side = |side: &str| side == "*" || host_index(side).is_some_and(|index| index < hosts);
-        if !path.split_once('>').is_some_and(|(from, to)| side(from) && side(to) && (from == "*" || from != to)) {
+        if !path
+            .split_once('>')
+            .is_some_and(|(from, to)| side(from) && side(to) && (from == "*" || from != to))
+        {
             return Err(format!("`{path}` is no path; write `a>b` or `*>c`"));
         }
     }
@@ -115,7 +122,9 @@ fn check_expectation(expectation: &Expectation, seconds: f64, hosts: usize) -> R
         return Err("nodes do not measure this yet: say what it needs".into());
     }
     if near.is_some() != within.is_some() {
-        return Err("`near` says what to compare with and `within` how far it may be off: both or none".into());
+        return Err(
+            "`near` says what to compare with and `within` how far it may be off: both or none".into()
+        );
     }
     if (*near == Some(Reference::Quiet)) != quiet.is_some() {
         return Err("`near = \"quiet\"` and the window `quiet` belong together".into());

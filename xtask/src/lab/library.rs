@@ -1,0 +1,58 @@
+//! The scenarios that come with the lab.
+
+use super::scenario::{Scenario, ScenarioError};
+
+macro_rules! files {
+    ($($name:literal),* $(,)?) => {
+        &[$(($name, include_str!(concat!("scenarios/", $name, ".toml")))),*]
+    };
+}
+
+/// Names and texts, in the order in which they are shown.
+const FILES: &[(&str, &str)] = files!["idle", "delay-20ms",];
+
+/// All of them.
+///
+/// # Errors
+/// The first that cannot be read.
+pub fn all() -> Result<Vec<Scenario>, ScenarioError> {
+    FILES.iter().map(|(name, text)| Scenario::parse(name, text)).collect()
+}
+
+/// The one of this name.
+///
+/// # Errors
+/// There is none, or it cannot be read.
+pub fn find(name: &str) -> Result<Scenario, ScenarioError> {
+    let (name, text) = FILES
+        .iter()
+        .find(|(known, _)| *known == name)
+        .ok_or_else(|| ScenarioError::Unknown(name.to_owned()))?;
+    Scenario::parse(name, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn every_file_is_listed_and_makes_sense() {
+        let listed: BTreeSet<String> = all().unwrap().into_iter().map(|scenario| scenario.name).collect();
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lab/scenarios");
+        let files: BTreeSet<String> = std::fs::read_dir(dir)
+            .unwrap()
+            .map(|file| file.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
+            .collect();
+        assert_eq!(listed, files);
+    }
+
+    #[test]
+    fn every_scenario_expects_something_that_can_be_judged_today() {
+        for scenario in all().unwrap() {
+            assert!(scenario.expectations.iter().any(|e| e.needs.is_none()), "{}", scenario.name);
+        }
+    }
+}

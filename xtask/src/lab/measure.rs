@@ -1,0 +1,119 @@
+//! What a run showed: the nodes' figures beside the truth.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::bed::Remains;
+use super::counters::Usage;
+use super::packets::{Packets, SEGMENTS, host_of, quantile};
+use super::scenario::{Scenario, host_name};
+use super::switch::{Class, Port, Record};
+
+/// Everything that expectations and reports are made of.
+#[derive(Debug)]
+pub struct Measured {
+    /// Every packet.
+    pub packets: Packets,
+    /// What is left of the run.
+    pub remains: Remains,
+    /// By host, what its node used while the scenario ran; none of those that were killed.
+    pub usage: Vec<Option<Used>>,
+    /// Live nodes that did not know all live ones at the end.
+    pub not_converged: usize,
+    /// How long it took to come up, in nanoseconds.
+    pub up_ns: i64,
+    /// By host, the clock's error that was injected, in nanoseconds.
+    pub clock_errors: Vec<i64>,
+}
+
+/// What a node used.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Used {
+    /// Processor time in percent of one CPU while the scenario ran.
+    pub cpu_percent: f64,
+    /// Resident memory in bytes, the most.
+    pub rss_bytes: u64,
+    /// Open files.
+    pub fds: u64,
+}
+
+impl Used {
+    /// Between two looks at one process, `seconds` apart.
+    pub fn between(before: Usage, after: Usage, seconds: f64) -> Self {
+        let cpu_percent = 100.0 * (after.cpu_s - before.cpu_s) / seconds;
+        Self { cpu_percent, rss_bytes: after.rss_bytes, fds: after.fds }
+    }
+}
+
+impl Measured {
+    /// A host's final report, if its node lived to the end.
+    pub fn report(&self, host: usize) -> Option<&Value> {
+        self.remains.reports.get(host)?.as_ref()
+    }
+
+    /// UDP packets that the hosts' kernels sent, less those that the switch read, by host.
+    pub fn unaccounted(&self) -> Vec<i64> {
+        let records = self.remains.switch.log.records();
+        let read = |host: usize| {
+            let own = |record: &&Record| record.from == Port::host(host) && record.class == Class::Udp;
+            records.iter().filter(own).filter(|record| !record.copy).count() as i64
+        };
+        let sent = |host: usize| self.remains.counters[host].udp_sent_out() as i64;
+        (0..self.remains.counters.len()).map(|host| sent(host) - read(host)).collect()
+    }
+
+    /// The paths as the final reports have them, each segment also with `truth_p50_ns`: over the same packets, null
+    /// where nothing is known from outside.
+    pub fn paths(&self) -> Vec<Value> {
+        let mut truth: BTreeMap<(usize, usize, usize), Vec<i64>> = BTreeMap::new();
+        for packet in &self.packets.joined {
+            for (place, value) in packet.truth.iter().enumerate() {
+                if let Some(value) = value.filter(|_| packet.measured[place].is_some()) {
+                    truth.entry((packet.from, packet.to, place)).or_default().push(value);
+                }
+            }
+        }
+        let mut paths = Vec::new();
+        for (to, report) in self.remains.reports.iter().enumerate() {
+            for path in report.iter().flat_map(|report| report["paths"].as_array()).flatten() {
+                let mut path = path.clone();
+                let Some(from) = path["from"].as_str().and_then(host_of) else { continue };
+                for (place, name) in SEGMENTS.iter().enumerate() {
+                    if let Some(Value::Object(segment)) = path["segments"].get_mut(name) {
+                        let values = truth.get(&(from, to, place)).cloned().unwrap_or_default();
+                        segment.insert("truth_p50_ns".to_owned(), json!(quantile(values, 0.5)));
+                    }
+                }
+                paths.push(path);
+            }
+        }
+        paths.sort_by_key(|path| (path["from"].to_string(), path["to"].to_string()));
+        paths
+    }
+
+    /// Packets lost by the final reports, over all paths.
+    pub fn lost_by_nodes(&self) -> u64 {
+        let reports = self.remains.reports.iter().flatten();
+        reports
+            .flat_map(|report| report["paths"].as_array())
+            .flatten()
+            .filter_map(|path| path["lost"].as_u64())
+            .sum()
+    }
+
+    /// What each node used, by name.
+    pub fn resources(&self) -> Value {
+        let named = self.usage.iter().enumerate();
+        named
+            .filter_map(|(host, used)| Some((host_name(host), json!((*used)?))))
+            .collect::<serde_json::Map<_, _>>()
+            .into()
+    }
+}
+
+/// The clock errors that a scenario injects, by host.
+pub fn clock_errors(scenario: &Scenario) -> Vec<i64> {
+    (0..scenario.hosts).map(|host| (scenario.node(host).clock_error_ms * 1e6) as i64).collect()
+}
