@@ -56,7 +56,7 @@ impl Run {
             .arg(kernel)
             .arg("-initrd")
             .arg(&initrd);
-        Self::follow(&mut Process::spawn(name, qemu, dir)?, log(name, dir))
+        Self::follow(&mut Process::spawn(name, qemu, dir)?, log(name, dir), DEADLINE)
     }
 
     /// Runs the tests on this machine's kernel. The log is `NAME.log` in `dir`.
@@ -64,7 +64,7 @@ impl Run {
         let mut tests = Command::new(&suite.binary);
         tests.arg("--test-threads=1").env("CI", "true").env("RUST_BACKTRACE", "0");
         let mut process = Process::spawn(name, tests, dir)?;
-        let mut run = Self::follow(&mut process, log(name, dir))?;
+        let mut run = Self::follow(&mut process, log(name, dir), DEADLINE)?;
         run.transcript.status = process.ended()?.and_then(|status| status.code());
         let release = fs::read_to_string("/proc/sys/kernel/osrelease").context("this kernel's release")?;
         run.transcript.release = Some(release.trim_end().to_owned());
@@ -72,10 +72,10 @@ impl Run {
     }
 
     /// Watches the output until the outcome is known, and sees that the process ends.
-    fn follow(process: &mut Process, log: PathBuf) -> Result<Self> {
+    fn follow(process: &mut Process, log: PathBuf, deadline: Duration) -> Result<Self> {
         let started = Stopwatch::start();
         let mut boot = None;
-        let known = wait_for("the outcome of the tests", DEADLINE, || {
+        let known = wait_for("the outcome of the tests", deadline, || {
             // Looked at first: once it has ended, the output is complete.
             let ended = process.ended()?.is_some();
             let so_far = Transcript::read(&process.log());
@@ -122,4 +122,43 @@ fn busybox() -> Result<PathBuf> {
         apt::unpack(BUSYBOX, &root, "bin/busybox")?;
     }
     Ok(program)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What comes of a machine that is a shell with this script.
+    fn follow(script: &str, deadline: Duration) -> (Run, Process) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script]);
+        let mut process = Process::spawn("machine", shell, dir.path()).unwrap();
+        let run = Run::follow(&mut process, log("machine", dir.path()), deadline).unwrap();
+        (run, process)
+    }
+
+    #[test]
+    fn a_machine_that_hangs_is_ended_at_the_deadline_and_its_output_kept() {
+        let (run, process) = follow("echo 'vmtest: release 6.1.0'; exec sleep 1000", Duration::from_secs(2));
+        assert!(run.timed_out && run.boot.is_some());
+        assert_eq!(run.transcript.release.as_deref(), Some("6.1.0"));
+        assert!(!Path::new(&format!("/proc/{}", process.pid())).exists());
+    }
+
+    #[test]
+    fn a_machine_that_has_panicked_is_not_waited_for_long() {
+        let script = "echo '[    1.2] Kernel panic - not syncing: no init'; exec sleep 1000";
+        let (run, process) = follow(script, Duration::from_secs(600));
+        assert!(!run.timed_out && run.transcript.fatal.is_some());
+        assert!(!Path::new(&format!("/proc/{}", process.pid())).exists());
+    }
+
+    #[test]
+    fn a_machine_that_switches_off_is_done_at_once_with_all_it_wrote() {
+        let (run, _) = follow("echo 'vmtest: exit 0'; sleep 0.2; echo Power down", Duration::from_secs(600));
+        assert_eq!((run.timed_out, run.transcript.status), (false, Some(0)));
+        assert!(run.output.ends_with("Power down\n"), "{}", run.output);
+        assert!(run.duration < GRACE, "{:?}", run.duration);
+    }
 }
