@@ -17,6 +17,8 @@ pub struct Counters {
     pub udp_rcvbuf_errors: u64,
     /// Packets on the loopback interface.
     pub loopback: u64,
+    /// ICMP messages sent, over IPv4.
+    pub icmp_sent: u64,
 }
 
 impl Counters {
@@ -31,9 +33,10 @@ impl Counters {
     }
 
     fn parse(snmp: &str, snmp6: &str, dev: &str) -> Result<Self> {
-        let v4 = |name: &str| -> Result<u64> {
-            let mut lines = snmp.lines().filter_map(|line| line.strip_prefix("Udp: "));
-            let (names, values) = lines.next().zip(lines.next()).context("no Udp in snmp")?;
+        let v4 = |protocol: &str, name: &str| -> Result<u64> {
+            let mut lines = snmp.lines().filter_map(|line| line.strip_prefix(protocol));
+            let (names, values) =
+                lines.next().zip(lines.next()).with_context(|| format!("no {protocol} in snmp"))?;
             let mut both = names.split_whitespace().zip(values.split_whitespace());
             let value =
                 both.find(|(found, _)| *found == name).with_context(|| format!("no {name} in snmp"))?.1;
@@ -47,16 +50,17 @@ impl Counters {
         let lo = dev.lines().find_map(|line| line.trim().strip_prefix("lo:")).context("no lo in dev")?;
         let sent = lo.split_whitespace().nth(9).context("no packets of lo")?;
         Ok(Self {
-            udp_sent: v4("OutDatagrams")? + v6("Udp6OutDatagrams ")?,
-            udp_rcvbuf_errors: v4("RcvbufErrors")? + v6("Udp6RcvbufErrors ")?,
+            udp_sent: v4("Udp: ", "OutDatagrams")? + v6("Udp6OutDatagrams ")?,
+            udp_rcvbuf_errors: v4("Udp: ", "RcvbufErrors")? + v6("Udp6RcvbufErrors ")?,
             loopback: sent.parse()?,
+            icmp_sent: v4("Icmp: ", "OutMsgs")?,
         })
     }
 
-    /// UDP datagrams sent to other hosts. On the loopback interface there is only UDP: the node's questions to its
-    /// chronyd, and the answers.
-    pub fn udp_sent_out(&self) -> u64 {
-        self.udp_sent.saturating_sub(self.loopback)
+    /// UDP datagrams sent to other hosts. On the loopback interface there are only questions to the host's chronyd,
+    /// their answers, and `refused` questions that came before it was there: an ICMP message is the answer then.
+    pub fn udp_sent_out(&self, refused: u64) -> u64 {
+        (self.udp_sent + refused).saturating_sub(self.loopback)
     }
 }
 
@@ -101,12 +105,12 @@ mod tests {
 
     #[test]
     fn counters_are_found_by_name() {
-        let snmp = "Udp: InDatagrams OutDatagrams RcvbufErrors\nUdp: 5 70 3\n";
+        let snmp = "Icmp: InMsgs OutMsgs\nIcmp: 1 2\nUdp: InDatagrams OutDatagrams RcvbufErrors\nUdp: 5 70 3\n";
         let snmp6 = "Udp6OutDatagrams                \t8\nUdp6RcvbufErrors                \t1\n";
         let dev = "Inter-| ...\n face | ...\n    lo: 1 2 0 0 0 0 0 0 9 12 0 0 0 0 0 0\n";
         let counters = Counters::parse(snmp, snmp6, dev).unwrap();
-        assert_eq!(counters, Counters { udp_sent: 78, udp_rcvbuf_errors: 4, loopback: 12 });
-        assert_eq!(counters.udp_sent_out(), 66);
+        assert_eq!(counters, Counters { udp_sent: 78, udp_rcvbuf_errors: 4, loopback: 12, icmp_sent: 2 });
+        assert_eq!(counters.udp_sent_out(2), 68);
         assert_eq!(Counters::parse(snmp, "", dev).unwrap().udp_sent, 70);
         assert!(Counters::parse("", "", dev).is_err());
     }

@@ -9,7 +9,27 @@ macro_rules! files {
 }
 
 /// Names and texts, in the order in which they are shown.
-const FILES: &[(&str, &str)] = files!["idle", "delay-20ms",];
+const FILES: &[(&str, &str)] = files![
+    "idle",
+    "delay-20ms",
+    "one-way-5ms",
+    "jitter",
+    "loss-5",
+    "loss-bursty",
+    "reorder-duplicate",
+    "partition-heal",
+    "link-congestion",
+    "local-congestion",
+    "stopped-receiver",
+    "starved-receiver",
+    "slow-handler",
+    "tiny-rcvbuf",
+    "churn",
+    "ipv6",
+    "skew-honest",
+    "ntp-lies",
+    "hosts-20",
+];
 
 /// All of them.
 ///

@@ -60,8 +60,8 @@ impl Measured {
             let own = |record: &&Record| record.from == Port::host(host) && record.class == Class::Udp;
             records.iter().filter(own).filter(|record| !record.copy).count() as i64
         };
-        let sent = |host: usize| self.remains.counters[host].udp_sent_out() as i64;
-        (0..self.remains.counters.len()).map(|host| sent(host) - read(host)).collect()
+        let kernels = self.remains.counters.iter().zip(&self.remains.refused);
+        kernels.enumerate().map(|(host, (counted, refused))| counted.udp_sent_out(*refused) as i64 - read(host)).collect()
     }
 
     /// The paths as the final reports have them, each segment also with `truth_p50_ns`: over the same packets, null
