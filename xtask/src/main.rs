@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use xtask::setup::{self, Purpose};
-use xtask::{bench, build, ci, demo, lint, test, vmtest};
+use xtask::{bench, build, ci, demo, lab, lint, test, vmtest};
 
 /// Builds, shows and tests pikoscope.
 #[derive(Parser)]
@@ -34,6 +34,11 @@ enum Command {
     Bench(bench::Options),
     /// Run the live probe tests on other kernels: Debian's 6.1 and 6.12 in qemu, and this one
     Vmtest(vmtest::Options),
+    /// Hosts and links in trouble, on one machine, with the truth about every packet
+    Lab {
+        #[command(subcommand)]
+        command: lab::Command,
+    },
     /// Check format, clippy and licences
     Lint,
     /// All that must hold before a change lands
@@ -52,6 +57,7 @@ fn main() -> ExitCode {
         Command::Test { args } => test::command(&args),
         Command::Bench(options) => bench::command(&options),
         Command::Vmtest(options) => vmtest::command(&options),
+        Command::Lab { command } => lab::command(&command),
         Command::Lint => lint::command(),
         Command::Ci => ci::command(),
     };

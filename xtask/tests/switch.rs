@@ -1,14 +1,21 @@
 //! The lab's switch between real kernels: what it is asked to do is what hosts see, and nothing else.
 
+#![allow(clippy::unwrap_used, reason = "tests, helpers included, fail by panicking")]
+
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Barrier, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Duration;
 
+use nix::sys::socket::{setsockopt, sockopt};
 use probe_ebpf::time::{MonoNs, Span};
 use xtask::lab::switch::clock::mono_now;
-use xtask::lab::switch::{Cause, Class, LinkSpec, Loss, Outcome, Port, Settings, Switch};
-use xtask::rig::{Host, Hosts, can_make_hosts, wait_for};
+use xtask::lab::switch::truth::{self, Closing, Journey};
+use xtask::lab::switch::{
+    Capture, Cause, Class, Counts, Jitter, LinkSpec, Loss, Outcome, Port, Rate, Reorder, Settings, Switch,
+};
+use xtask::rig::{Hosts, Namespace, can_make_hosts, wait_for};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -23,10 +30,12 @@ fn host(index: usize) -> Port {
 }
 
 /// A socket of a host on a free port, and its address.
-fn socket(at: &Host, ip: impl Into<IpAddr>) -> (UdpSocket, SocketAddr) {
+fn socket(at: &Namespace, ip: impl Into<IpAddr>) -> (UdpSocket, SocketAddr) {
     let ip = ip.into();
-    let socket = at.namespace().within(|| UdpSocket::bind((ip, 0)).unwrap()).unwrap();
+    let socket = at.within(|| UdpSocket::bind((ip, 0)).unwrap()).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    // What the switch delivers at once must not be lost behind it.
+    setsockopt(&socket, sockopt::RcvBufForce, &(8 << 20)).unwrap();
     let address = socket.local_addr().unwrap();
     (socket, address)
 }
@@ -56,29 +65,40 @@ fn hosts_and_hub_reach_each_other_and_a_delay_is_what_was_asked_for() {
         [hosts[0].v4().into(), hosts[1].v4().into(), hosts.switch_v4().into()],
         [hosts[0].v6().into(), hosts[1].v6().into(), hosts.switch_v6().into()],
     ];
+    let capture = Capture::start(&hosts, 10_000).unwrap();
     let delay = Span::from_millis(20);
+    let mut slow = Vec::new();
     for [a, b, hub] in families {
-        let ((a, a_at), (b, b_at)) = (socket(&hosts[0], a), socket(&hosts[1], b));
-        let (hub, hub_at) = {
-            let socket = hosts.switch().within(|| UdpSocket::bind((hub, 0)).unwrap()).unwrap();
-            socket.set_read_timeout(Some(PATIENCE)).unwrap();
-            let at = socket.local_addr().unwrap();
-            (socket, at)
-        };
+        let (a, a_at) = socket(hosts[0].namespace(), a);
+        let (b, b_at) = socket(hosts[1].namespace(), b);
+        let (hub, hub_at) = socket(hosts.switch(), hub);
         passage(&a, &hub, hub_at);
         passage(&hub, &b, b_at);
-        let direct = median((0..50).map(|_| passage(&a, &b, b_at)).collect());
-        switch.set(host(0), host(1), LinkSpec::delay(delay)).unwrap();
-        let there = median((0..50).map(|_| passage(&a, &b, b_at)).collect());
-        let back = median((0..50).map(|_| passage(&b, &a, a_at)).collect());
-        switch.set(host(0), host(1), LinkSpec::default()).unwrap();
-        println!("{b_at}: direct {direct}, with a delay of {delay} {there}, back {back}");
-        assert!((there - delay).abs() < Span::from_micros(300), "asked {delay}, took {there}");
-        assert!(direct < Span::from_micros(300) && back < Span::from_micros(300), "{direct} {back}");
+        let from = switch.set(host(0), host(1), LinkSpec::delay(delay)).unwrap();
+        for _ in 0..50 {
+            assert!(passage(&a, &b, b_at) >= delay, "to {b_at}");
+            passage(&b, &a, a_at);
+        }
+        slow.push((from, switch.set(host(0), host(1), LinkSpec::default()).unwrap()));
+        for _ in 0..50 {
+            passage(&a, &b, b_at);
+        }
     }
-    let done = switch.stop().unwrap();
-    assert!(done.totals.all.closes());
-    assert_eq!(done.totals.all.ordered() + done.totals.all.unasked(), 0, "{:?}", done.totals);
+    let (journeys, closing) = truth_of(capture, switch);
+    assert!(closing.closes() && closing.ordered == 0, "{closing:?}");
+    assert_eq!(closing.sent, 2 * (2 + 150));
+    let is_delayed = |journey: &&Journey| {
+        let arrival = journey.record.unwrap().arrival;
+        (journey.from, journey.to) == (host(0), host(1))
+            && slow.iter().any(|(from, to)| (*from..*to).contains(&arrival))
+    };
+    let (delayed, direct): (Vec<&Journey>, Vec<&Journey>) = journeys.iter().partition(is_delayed);
+    assert_eq!(delayed.len(), 100);
+    let took = |journeys: &[&Journey]| median(journeys.iter().map(|j| j.network().unwrap()).collect());
+    let (delayed, direct) = (took(&delayed), took(&direct));
+    println!("asked {delay}: {delayed}; asked nothing: {direct}");
+    assert!((delayed - delay).abs() < Span::from_micros(300), "asked {delay}, took {delayed}");
+    assert!(direct < Span::from_micros(300), "asked nothing, took {direct}");
 }
 
 #[test]
@@ -89,7 +109,7 @@ fn a_partition_cuts_and_heals() {
     let _alone = alone();
     let hosts = Hosts::unlinked(3).unwrap();
     let switch = Switch::start(&hosts, Settings::default()).unwrap();
-    let sockets: Vec<_> = hosts.iter().map(|host| socket(host, host.v4())).collect();
+    let sockets: Vec<_> = hosts.iter().map(|host| socket(host.namespace(), host.v4())).collect();
     let reaches = |from: usize, to: usize| {
         let before = switch.totals().unwrap().link(host(from), host(to));
         sockets[from].0.send_to(b"x", sockets[to].1).unwrap();
@@ -128,8 +148,8 @@ fn loss_counted_is_loss_seen() {
     let hosts = Hosts::unlinked(2).unwrap();
     let link = LinkSpec { loss: Some(Loss::Random { share: 0.2 }), duplicate: 0.1, ..LinkSpec::default() };
     let switch = Switch::start(&hosts, Settings { link, ..Settings::default() }).unwrap();
-    let (a, _) = socket(&hosts[0], hosts[0].v4());
-    let (b, b_at) = socket(&hosts[1], hosts[1].v4());
+    let (a, _) = socket(hosts[0].namespace(), hosts[0].v4());
+    let (b, b_at) = socket(hosts[1].namespace(), hosts[1].v4());
     b.set_nonblocking(true).unwrap();
     let mut seen = 0;
     let receive = |seen: &mut u64| {
@@ -177,4 +197,133 @@ fn the_devices_go_with_the_switch() {
     let switch = Switch::start(&hosts, Settings::default()).unwrap();
     switch.stop().unwrap();
     assert!(!has_eth0(0) && !has_eth0(1));
+}
+
+/// Waits until the switch has decided about as many packets of a link and has none of them left.
+fn settled(switch: &Switch, from: Port, to: Port, arrived: u64) -> Counts {
+    wait_for("all fates", PATIENCE, || {
+        let counts = switch.totals()?.link(from, to);
+        Ok((counts.arrived >= arrived && counts.queued == 0).then_some(counts))
+    })
+    .unwrap()
+}
+
+/// Ends both and puts together what they know.
+fn truth_of(capture: Capture, switch: Switch) -> (Vec<Journey>, Closing) {
+    let captured = capture.stop().unwrap();
+    assert_eq!((captured.omitted, captured.missed, captured.unstamped), (0, 0, 0), "the truth is whole");
+    assert!(captured.error < Span::from_millis(1), "stamps may be off by {}", captured.error);
+    let done = switch.stop().unwrap();
+    assert!(done.totals.all.closes() && done.log.omitted() == 0, "{:?}", done.totals);
+    truth::join(&captured.stamps, done.log.records())
+}
+
+#[test]
+fn the_truth_closes_under_every_trouble_at_once() {
+    if !can_make_hosts() {
+        return;
+    }
+    let _alone = alone();
+    let hosts = Hosts::unlinked(2).unwrap();
+    let link = LinkSpec {
+        delay: Span::from_millis(3),
+        jitter: Some(Jitter::Normal { mean: Span::from_millis(1), sigma: Span::from_millis(1) }),
+        loss: Some(Loss::Bursty { enter: 0.02, leave: 0.3, good: 0.0, bad: 1.0 }),
+        reorder: Some(Reorder { share: 0.05, late: Span::from_millis(4) }),
+        duplicate: 0.05,
+        rate: Some(Rate { bits_per_second: 20_000_000, queue_bytes: 20_000 }),
+        partition: false,
+    };
+    let switch = Switch::start(&hosts, Settings { link, ..Settings::default() }).unwrap();
+    let capture = Capture::start(&hosts, 100_000).unwrap();
+    let (a, _) = socket(hosts[0].namespace(), hosts[0].v6());
+    let (_b, b_at) = socket(hosts[1].namespace(), hosts[1].v6());
+    // As fast as it goes: far more than the rate. All datagrams are equal, and so share one key.
+    for _ in 0..3_000 {
+        a.send_to(&[7; 100], b_at).unwrap();
+    }
+    settled(&switch, host(0), host(1), 3_000);
+    let (journeys, closing) = truth_of(capture, switch);
+    println!("{closing:?}");
+    assert!(closing.closes(), "{closing:?}");
+    assert_eq!(closing.sent, 3_000);
+    let count = |cause| {
+        let dropped =
+            |journey: &&Journey| journey.record.is_some_and(|r| r.outcome == Outcome::Dropped(cause));
+        journeys.iter().filter(dropped).count()
+    };
+    assert!(count(Cause::Loss) > 0 && count(Cause::Queue) > 0 && closing.copied > 0 && closing.delivered > 0);
+    for journey in journeys.iter().filter(|journey| journey.received.is_some()) {
+        assert!(journey.network().unwrap() >= link.delay, "faster than the wire: {journey:?}");
+    }
+}
+
+/// An account that always closes would say nothing: here the kernel itself loses packets, behind the switch's back.
+#[test]
+fn the_truth_does_not_close_when_packets_vanish_before_the_switch() {
+    if !can_make_hosts() {
+        return;
+    }
+    let _alone = alone();
+    let hosts = Hosts::unlinked(2).unwrap();
+    let switch = Switch::start(&hosts, Settings::default()).unwrap();
+    let capture = Capture::start(&hosts, 100_000).unwrap();
+    let (a, _) = socket(hosts[0].namespace(), hosts[0].v4());
+    let (_b, b_at) = socket(hosts[1].namespace(), hosts[1].v4());
+    let gate = Arc::new(Barrier::new(2));
+    thread::scope(|scope| {
+        let held = Arc::clone(&gate);
+        let switch = &switch;
+        scope.spawn(move || {
+            let hold = move |spec| {
+                held.wait();
+                held.wait();
+                spec
+            };
+            switch.change(&[(host(0), host(1))], hold).unwrap();
+        });
+        gate.wait();
+        // Nobody reads now, and the device keeps 4096 frames.
+        for i in 0..6_000u32 {
+            a.send_to(&i.to_be_bytes(), b_at).unwrap();
+        }
+        gate.wait();
+    });
+    settled(&switch, host(0), host(1), 4_000);
+    let (_, closing) = truth_of(capture, switch);
+    println!("{closing:?}");
+    assert!(!closing.closes(), "{closing:?}");
+    assert_eq!((closing.sent, closing.sent - closing.unread), (6_000, closing.read));
+    assert!((1_800..2_000).contains(&closing.unread), "{closing:?}");
+}
+
+/// The sender's edge is behind its own queue: waiting there is no time on the wire.
+#[test]
+fn a_local_queue_is_not_the_wire() {
+    if !can_make_hosts() {
+        return;
+    }
+    let _alone = alone();
+    let hosts = Hosts::unlinked(2).unwrap();
+    let switch = Switch::start(&hosts, Settings::default()).unwrap();
+    let capture = Capture::start(&hosts, 10_000).unwrap();
+    let (a, _) = socket(hosts[0].namespace(), hosts[0].v4());
+    let (b, b_at) = socket(hosts[1].namespace(), hosts[1].v4());
+    let mut tc = hosts[0].namespace().command("tc");
+    tc.args("qdisc add dev eth0 root tbf rate 1mbit burst 2kb limit 100kb".split(' '));
+    xtask::exec::output(&mut tc).unwrap();
+    let before = mono_now();
+    for _ in 0..21 {
+        a.send_to(&[0; 958], b_at).unwrap(); // frames of 1000 bytes, 8 ms each
+    }
+    for _ in 0..21 {
+        b.recv_from(&mut [0; 1000]).unwrap();
+    }
+    let whole = mono_now() - before;
+    let (journeys, closing) = truth_of(capture, switch);
+    assert!(closing.closes() && journeys.len() == 21, "{closing:?}");
+    let wire = median(journeys.iter().map(|journey| journey.network().unwrap()).collect());
+    println!("all took {whole}, the wire took {wire}");
+    assert!(whole > Span::from_millis(120), "the queue did not queue: {whole}");
+    assert!(wire < Span::from_millis(1), "{wire}");
 }

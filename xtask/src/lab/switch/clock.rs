@@ -8,6 +8,11 @@ pub fn mono_now() -> MonoNs {
     MonoNs::from_nanos(read(ClockId::CLOCK_MONOTONIC))
 }
 
+/// CLOCK_REALTIME, of which the kernel's stamps of packets are, now.
+pub fn real_now() -> RealNs {
+    RealNs::from_nanos(read(ClockId::CLOCK_REALTIME))
+}
+
 /// Where the kernel's CLOCK_REALTIME stands against CLOCK_MONOTONIC: what turns stamps of packets into
 /// readings of the shared clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,8 +67,7 @@ mod tests {
         let (one, two) = (Mapping::read(), Mapping::read());
         assert!(one.error() < Span::from_micros(100), "{}", one.error());
         assert!(two.moved(&one) <= one.error() + two.error() + Span::from_micros(1), "{}", two.moved(&one));
-        let real = RealNs::from_nanos(read(ClockId::CLOCK_REALTIME));
-        let off = (two.mono_of(real) - mono_now()).abs();
+        let off = (two.mono_of(real_now()) - mono_now()).abs();
         assert!(off < Span::from_millis(10), "{off}");
     }
 }

@@ -87,7 +87,10 @@ impl<R: RngCore> Link<R> {
 
     /// Bytes that wait or are being sent at `now`.
     pub fn backlog_bytes(&mut self, now: MonoNs) -> u64 {
-        while let Some((_, length)) = self.backlog.pop_front_if(|(sent, _)| *sent <= now) {
+        while let Some(&(sent, length)) = self.backlog.front()
+            && sent <= now
+        {
+            self.backlog.pop_front();
             self.backlog_bytes -= length;
         }
         self.backlog_bytes

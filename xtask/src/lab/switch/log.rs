@@ -138,6 +138,12 @@ mod tests {
         }
     }
 
+    /// What [`Settings`](super::super::Settings) says about memory.
+    #[test]
+    fn a_record_is_small() {
+        assert!(size_of::<Record>() <= 56, "{}", size_of::<Record>());
+    }
+
     #[test]
     fn a_full_log_counts_what_it_leaves_out_and_has_room_once_emptied() {
         let mut log = Log::new(2);

@@ -7,20 +7,26 @@
 //! ```no_run
 //! # fn main() -> anyhow::Result<()> {
 //! use probe_ebpf::time::Span;
-//! use xtask::lab::switch::{LinkSpec, Port, Settings, Switch};
+//! use xtask::lab::switch::{Capture, LinkSpec, Port, Settings, Switch, truth};
 //! use xtask::rig::Hosts;
 //!
 //! let hosts = Hosts::unlinked(3)?;
 //! let switch = Switch::start(&hosts, Settings { seed: 7, ..Settings::default() })?;
+//! let capture = Capture::start(&hosts, 1_000_000)?; // stamps at the hosts' edges; before any node starts
 //! let (a, b) = (Port::host(0), Port::host(1));
 //! switch.set_both(a, b, LinkSpec::delay(Span::from_millis(20)))?; // holds from the returned instant on
 //! switch.set(a, b, LinkSpec::cut())?; // one way only
 //! let so_far = switch.totals()?;
+//! // Nodes have ended by now. The capture ends before the devices go.
+//! let captured = capture.stop()?;
 //! let done = switch.stop()?; // totals and log; the hosts' eth0 are gone
 //! assert!(done.totals.all.closes() && so_far.all.unasked() == 0);
+//! let (journeys, closing) = truth::join(&captured.stamps, done.log.records());
+//! assert!(closing.closes() && journeys.iter().all(|journey| journey.from != journey.to));
 //! # Ok(()) }
 //! ```
 
+pub mod capture;
 pub mod clock;
 pub mod fabric;
 pub mod frame;
@@ -28,8 +34,10 @@ pub mod link;
 pub mod log;
 pub mod queue;
 mod run;
+pub mod selftest;
 pub mod spec;
 mod tap;
+pub mod truth;
 
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
@@ -39,12 +47,14 @@ use anyhow::{Context, Result, anyhow, ensure};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use probe_ebpf::time::MonoNs;
 
+pub use capture::{Capture, Captured, Direction, Stamp};
 pub use fabric::{Counts, Totals};
 pub use frame::{Class, Key, Port};
 pub use link::Cause;
 pub use log::{Log, Outcome, Record};
 pub use run::Granted;
 pub use spec::{Jitter, LinkSpec, Loss, Rate, Reorder};
+pub use truth::{Closing, Journey};
 
 use crate::rig::Hosts;
 use fabric::Fabric;
@@ -58,7 +68,7 @@ pub struct Settings {
     pub seed: u64,
     /// What all links between hosts are at first; those of the hub are perfect.
     pub link: LinkSpec,
-    /// Records that the log has room for, about 64 bytes each.
+    /// Records that the log has room for, 56 bytes each.
     pub log_capacity: usize,
 }
 
