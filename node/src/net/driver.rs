@@ -194,7 +194,7 @@ impl Driver {
             bytes: datagram.payload,
             now: mono_now(),
             received: receipt.received.map(|stamp| stamp.at),
-            kernel: receipt.ingress_stack(),
+            kernel: receipt.kernel(),
             clock: &self.clock,
         };
         if let Err(refused) = self.core.handle_datagram(received, &mut self.out) {

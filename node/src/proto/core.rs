@@ -46,7 +46,7 @@ pub struct Received<'a> {
     pub now: MonoNs,
     /// T4, if it is known.
     pub received: Option<MonoNs>,
-    /// T4 to T5 (`ingress_stack`), if it is known.
+    /// This kernel's share of the time since T4, if it is known.
     pub kernel: Option<Bounded>,
     /// The local clock.
     pub clock: &'a ClockView,

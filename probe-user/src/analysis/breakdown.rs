@@ -88,6 +88,15 @@ impl Receipt {
         Some(self.filtered?.since(self.received?))
     }
 
+    /// This host's kernel's share of the journey. Where T5 is not known (tier 0) it is somewhere between nothing
+    /// and all of T4 to T6: taken as nothing, with a bound that covers the rest.
+    pub fn kernel(&self) -> Option<Bounded> {
+        self.ingress_stack().or_else(|| {
+            let waited = Stamp::exact(self.read).since(self.received?);
+            Some(Bounded::new(Span::ZERO, waited.value.abs() + waited.bound))
+        })
+    }
+
     /// Calls `each` with every segment that these stamps give. `applied` is T7.
     pub fn segments(&self, one_way: Option<&OneWay>, applied: MonoNs, mut each: impl FnMut(Segment, Bounded)) {
         if let Some(one_way) = one_way {
@@ -174,6 +183,8 @@ mod tests {
             all(&receipt),
             [(Segment::Network, -7), (Segment::IngressStackAndSocketQueue, 300), (Segment::Handling, 600)]
         );
+        assert_eq!(receipt.ingress_stack(), None);
+        assert_eq!(receipt.kernel(), Some(Bounded::new(Span::ZERO, Span::from_nanos(300))));
     }
 
     #[test]

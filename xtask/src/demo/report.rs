@@ -139,6 +139,8 @@ pub struct Entries {
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "as in the node's report")]
 pub struct Quantiles {
+    #[serde(default)]
+    pub count: u64,
     pub p50_ns: i64,
     pub p95_ns: i64,
     pub p99_ns: i64,
@@ -198,7 +200,7 @@ pub(super) mod tests {
     pub(in crate::demo) fn report(id: &str, from: &str, tier: Option<u8>) -> NodeReport {
         let segment = json!({"count": 200, "p50_ns": 12_300, "p95_ns": 40_000, "p99_ns": 90_000,
                              "bound_ns": 2_500, "negative": 0});
-        let quantiles = json!({"p50_ns": 1_000_000, "p95_ns": 2_000_000, "p99_ns": 3_000_000,
+        let quantiles = json!({"count": 50, "p50_ns": 1_000_000, "p95_ns": 2_000_000, "p99_ns": 3_000_000,
                                "bound_ns": 2_500, "negative": 0});
         NodeReport::parse(json!({
             "id": id, "address": "10.77.0.1:7176", "kernel": "6.18.0", "tier": tier, "tier_reason": null,

@@ -47,7 +47,7 @@ pub(super) fn render(report: &Report) -> String {
     for one in &report.entries {
         let mut row = vec![format!("{} > {}", one.from, one.to), one.count.to_string()];
         for quantiles in [one.total, one.network, one.application] {
-            let shown = |ns| if one.count > 0 { duration(ns) } else { "-".to_owned() };
+            let shown = |ns| if quantiles.count > 0 { duration(ns) } else { "-".to_owned() };
             row.extend([shown(quantiles.p50_ns), shown(quantiles.p95_ns)]);
         }
         entries.row(row);
