@@ -107,6 +107,15 @@ mod tests {
     }
 
     #[test]
+    fn many_of_the_same_time_keep_their_order() {
+        let mut queue = Departures::new(1_000);
+        for i in 0..1_000 {
+            queue.push(at(7), i).unwrap();
+        }
+        assert!(queue.drain().map(|(_, item)| item).eq(0..1_000));
+    }
+
+    #[test]
     fn what_does_not_fit_comes_back() {
         let mut queue = Departures::new(1);
         queue.push(at(1), 'a').unwrap();

@@ -90,6 +90,7 @@ fn links_have_random_numbers_of_their_own() {
     assert_eq!(lost(0, 1), lost(0, 1));
     assert_ne!(lost(0, 1), lost(1, 0));
     assert_ne!(lost(0, 1), lost(0, 2));
+    assert_ne!(lost(0, 1), lost(2, 1));
 }
 
 #[test]
