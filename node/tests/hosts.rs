@@ -6,7 +6,7 @@ mod support;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use support::{Cluster, Packet, Plan, alone, quantile};
+use support::{Cluster, Packet, Plan, alone, http, quantile};
 use xtask::rig::{can_make_hosts, wait_for};
 
 const US: i64 = 1_000;
@@ -65,8 +65,8 @@ fn a_skewed_clock_is_corrected_by_its_ntp_reading() -> Result<()> {
     let mut cluster = Cluster::start(&[Plan::default(), slow, Plan::default()])?;
     cluster.write_to(&[0, 1, 2], Duration::from_secs(10))?;
 
-    let metrics = cluster.hosts.get(1).context("host b")?.namespace().within(|| scrape("127.0.0.1:7177"))??;
-    let skew = sample(&metrics, "piko_gossip_clock_skew_seconds").context("no skew in the metrics")?;
+    let metrics = cluster.hosts.get(1).context("host b")?.namespace().within(|| http::get(([127, 0, 0, 1], 7177).into(), "/metrics"))??;
+    let skew = http::sample(&metrics, "piko_gossip_clock_skew_seconds").context("no skew in the metrics")?;
     assert!((skew + 0.05).abs() < 1e-3, "piko_gossip_clock_skew_seconds is {skew}");
 
     // Its chronyd's upstream dies: the leap status stays normal, only age tells.
@@ -151,18 +151,4 @@ fn pulse(pid: u32, times: u32) -> Result<u32> {
         std::thread::sleep(Duration::from_millis(800));
     }
     Ok(times)
-}
-
-fn scrape(address: &str) -> Result<String> {
-    use std::io::{Read as _, Write as _};
-    let mut stream = std::net::TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    Ok(text)
-}
-
-fn sample(metrics: &str, name: &str) -> Option<f64> {
-    metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
 }

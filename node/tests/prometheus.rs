@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use support::http::{self, encoded};
 use support::{Cluster, Plan, alone};
-use xtask::rig::{Namespace, Process, can_make_hosts, wait_for};
+use xtask::rig::{Namespace, Process, can_make_hosts, wait_for, wait_on};
 
 const NEEDED: &str =
     "prometheus and promtool are needed on PATH: run `cargo xtask test`, which provides them";
@@ -50,18 +50,11 @@ impl<'a> Prometheus<'a> {
             .arg(format!("--storage.tsdb.path={}", dir.join("tsdb").display()))
             .arg(format!("--web.listen-address={address}"));
         let mut process = Process::spawn("prometheus", namespace.wrap(&command), dir)?;
-        let mut ended = None;
-        wait_for("prometheus to be ready", PATIENCE, || {
-            ended = process.ensure_running().err();
-            if ended.is_some() {
-                return Ok(Some(String::new()));
-            }
+        let alive = |process: &mut Process| process.ensure_running().context(NEEDED);
+        wait_on(&mut process, "prometheus to be ready", PATIENCE, alive, |_| {
             namespace.within(|| http::get(address, "/-/ready"))?.map(Some)
         })?;
-        match ended {
-            Some(error) => Err(error.context(NEEDED)),
-            None => Ok(Self { process, namespace, address }),
-        }
+        Ok(Self { process, namespace, address })
     }
 
     /// The instant vector that answers `query`: labels and values.
