@@ -58,7 +58,6 @@ pub struct Bed {
     capture: Capture,
     switch: Switch,
     hosts: Hosts,
-    refused: Vec<u64>,
     binary: PathBuf,
     ipv6: bool,
     dir: TempDir,
@@ -73,8 +72,6 @@ pub struct Remains {
     pub reports: Vec<Option<Value>>,
     /// What each host's kernel counted.
     pub counters: Vec<Counters>,
-    /// By host, the questions to its chronyd that came too early.
-    pub refused: Vec<u64>,
     /// What the switch did.
     pub switch: Finished,
     /// Every UDP datagram from edge to edge.
@@ -121,7 +118,6 @@ impl Bed {
             capture,
             switch,
             hosts,
-            refused: Vec::new(),
             binary: binary.to_owned(),
             ipv6: scenario.ipv6,
             dir,
@@ -134,9 +130,6 @@ impl Bed {
             Some(client) => client.wait_synchronised().map(drop),
             None => Ok(()),
         })?;
-        // So far nothing but questions that came too early makes an ICMP message.
-        let counters = bed.hosts.iter().map(|host| Counters::of(host.namespace())).collect::<Result<Vec<_>>>()?;
-        bed.refused = counters.iter().map(|counters| counters.icmp_sent).collect();
         tell("nodes");
         for index in 0..scenario.hosts {
             bed.start_node(index, &host_name(index))?;
@@ -279,7 +272,7 @@ impl Bed {
     /// Takes everything down, nodes in good order so that their reports are complete.
     pub fn down(self) -> Result<Remains> {
         let watch = Stopwatch::start();
-        let Self { mut seats, server, capture, switch, hosts, refused, binary: _, ipv6: _, dir } = self;
+        let Self { mut seats, server, capture, switch, hosts, binary: _, ipv6: _, dir } = self;
         let reports = stop_nodes(&mut seats)?;
         // The clocks' traffic ends before it is counted, too.
         seats.iter_mut().for_each(|seat| seat.client = None);
@@ -299,7 +292,7 @@ impl Bed {
             captured.missed
         );
         let (journeys, closing) = truth::join(&captured.stamps, switch.log.records());
-        Ok(Remains { records, reports, counters, refused, switch, journeys, closing, down, _dir: dir })
+        Ok(Remains { records, reports, counters, switch, journeys, closing, down, _dir: dir })
     }
 }
 

@@ -58,7 +58,7 @@ impl Counters {
     }
 
     /// UDP datagrams sent to other hosts. On the loopback interface there are only questions to the host's chronyd,
-    /// their answers, and `refused` questions that came before it was there: an ICMP message is the answer then.
+    /// their answers, and an ICMP message for each of the `refused` ones, to which nobody listened.
     pub fn udp_sent_out(&self, refused: u64) -> u64 {
         (self.udp_sent + refused).saturating_sub(self.loopback)
     }

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use probe_ebpf::time::MonoNs;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::bed::Remains;
-use super::counters::Usage;
+use super::counters::{Counters, Usage};
 use super::packets::{Packets, SEGMENTS, host_of, quantile};
 use super::scenario::{Scenario, host_name};
 use super::switch::{Class, Port, Record};
@@ -24,6 +25,8 @@ pub struct Measured {
     pub not_converged: usize,
     /// How long it took to come up, in nanoseconds.
     pub up_ns: i64,
+    /// Whether the gossip went over IPv6.
+    pub ipv6: bool,
     /// By host, the clock's error that was injected, in nanoseconds.
     pub clock_errors: Vec<i64>,
 }
@@ -55,13 +58,23 @@ impl Measured {
 
     /// UDP packets that the hosts' kernels sent, less those that the switch read, by host.
     pub fn unaccounted(&self) -> Vec<i64> {
-        let records = self.remains.switch.log.records();
-        let read = |host: usize| {
-            let own = |record: &&Record| record.from == Port::host(host) && record.class == Class::Udp;
-            records.iter().filter(own).filter(|record| !record.copy).count() as i64
+        let counters = self.remains.counters.iter().enumerate();
+        let sent = |host: usize, counted: &Counters| {
+            // ICMP messages that did not go to another host told a question to the own chronyd that nobody listens.
+            let outside = if self.ipv6 { 0 } else { self.unicasts(host, Class::Other) };
+            counted.udp_sent_out(counted.icmp_sent.saturating_sub(outside)) as i64
         };
-        let kernels = self.remains.counters.iter().zip(&self.remains.refused);
-        kernels.enumerate().map(|(host, (counted, refused))| counted.udp_sent_out(*refused) as i64 - read(host)).collect()
+        counters.map(|(host, counted)| sent(host, counted) - self.unicasts(host, Class::Udp) as i64).collect()
+    }
+
+    /// Frames to one other port that the switch read from a host. One that is for all has a record for each.
+    fn unicasts(&self, host: usize, class: Class) -> u64 {
+        let mut records: BTreeMap<MonoNs, u64> = BTreeMap::new();
+        let own = |record: &&Record| record.from == Port::host(host) && record.class == class && !record.copy;
+        for record in self.remains.switch.log.records().iter().filter(own) {
+            *records.entry(record.arrival).or_default() += 1;
+        }
+        records.values().filter(|records| **records == 1).sum()
     }
 
     /// The paths as the final reports have them, each segment also with `truth_p50_ns`: over the same packets, null

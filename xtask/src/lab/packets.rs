@@ -86,8 +86,12 @@ impl Packets {
                 }
             }
         }
-        packets.unseen =
-            sent.keys().filter(|key| !fates.contains_key(*key)).map(|(from, to, _)| (*from, *to)).collect();
+        // What a node that came back under a new name sends to its old one stays in its host.
+        packets.unseen = sent
+            .keys()
+            .filter(|key| key.0 != key.1 && !fates.contains_key(*key))
+            .map(|(from, to, _)| (*from, *to))
+            .collect();
         // First and last id that arrived, by path and incarnation.
         let mut ranges: HashMap<(usize, usize, u64), (u64, u64)> = HashMap::new();
         for (to, line) in &received {

@@ -123,10 +123,8 @@ fn measure(scenario: &Scenario, seed: u64, binary: &Path, interrupt: &Interrupt)
         packets.joined.len(),
         remains.switch.totals.all
     ));
-    if std::env::var_os("LAB_DEBUG").is_some() {
-        eprintln!("{:?}\n{:?}\nunseen {:?}", remains.closing, remains.counters, packets.unseen);
-    }
-    Ok(Measured { packets, remains, usage, not_converged, up_ns, clock_errors: clock_errors(scenario) })
+    let clock_errors = clock_errors(scenario);
+    Ok(Measured { packets, remains, usage, not_converged, up_ns, ipv6: scenario.ipv6, clock_errors })
 }
 
 /// Does every step in its time, until the scenario is over.
