@@ -31,9 +31,16 @@ const NETNS: &str = "/run/netns";
 /// A tmpfs inside a sandbox, for files that are to go with it. Outside it is an empty directory.
 const FILES: &str = "/run/pikoscope-sandbox";
 
+/// Set inside a sandbox, to the place of its own tmpfs: [`FILES`], or in a sandbox inside another a directory in
+/// that one's, so that the outer files stay in sight.
+const FILES_ENV: &str = "PIKOSCOPE_SANDBOX_FILES";
+
 /// Where to make temporary files: inside a sandbox a place that goes with it.
 pub fn temp_dir() -> PathBuf {
-    if is_inside() { PathBuf::from(FILES) } else { env::temp_dir() }
+    match env::var_os(FILES_ENV) {
+        Some(files) if is_inside() => PathBuf::from(files),
+        _ => env::temp_dir(),
+    }
 }
 
 /// Whether this process already runs inside a sandbox.
@@ -62,14 +69,19 @@ pub fn enter() -> Result<()> {
 /// Runs `command` as the first process of a new sandbox and waits for it; the command has to call [`enter`],
 /// which makes the mounts. SIGINT, SIGTERM and SIGHUP are passed on.
 fn run_inside(command: &mut Command) -> Result<ExitStatus> {
+    let files = match env::var_os(FILES_ENV) {
+        Some(outer) => PathBuf::from(outer).join(std::process::id().to_string()),
+        None => PathBuf::from(FILES),
+    };
     // Mount points inside have to be there outside. They stay, empty: always the same two.
-    for dir in [NETNS, FILES] {
-        fs::create_dir_all(dir).with_context(|| format!("creating {dir}"))?;
+    for dir in [Path::new(NETNS), &files] {
+        fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
     }
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGCHLD])?;
     unshare(CloneFlags::CLONE_NEWPID).context("a pid namespace was refused (root is needed)")?;
     let mut child = command
         .env(SANDBOX_ENV, std::process::id().to_string())
+        .env(FILES_ENV, files)
         .spawn()
         .context("starting the command inside a sandbox")?;
     let pid = Pid::from_raw(i32::try_from(child.id()).context("pid")?);
@@ -101,7 +113,9 @@ fn set_up(front: &Path) -> Result<()> {
     mount(Some("tmpfs"), NETNS, Some("tmpfs"), safe, Some("mode=0755")).context(NETNS)?;
     let files = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     // Others may pass, to what is made for them: tests run nodes as other users.
-    mount(Some("tmpfs"), FILES, Some("tmpfs"), files, Some("mode=0711")).context(FILES)?;
+    let place = temp_dir();
+    mount(Some("tmpfs"), &place, Some("tmpfs"), files, Some("mode=0711"))
+        .with_context(|| place.display().to_string())?;
     Ok(())
 }
 
