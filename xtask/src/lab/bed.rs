@@ -253,7 +253,7 @@ impl Bed {
                 let members = report["members"].as_array();
                 members.is_some_and(|members| members.iter().any(|member| member["id"] == other.id()))
             };
-            apart += usize::from(!alive.iter().all(|other| knows(&other)));
+            apart += usize::from(!alive.iter().all(knows));
         }
         Ok(apart)
     }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::bed::Remains;
 use super::counters::{Counters, Usage};
-use super::packets::{Packets, SEGMENTS, host_of, quantile};
+use super::packets::{Packets, SEGMENTS, host_of, number_of, quantile};
 use super::scenario::{Scenario, host_name};
 use super::switch::{Class, Port, Record};
 
@@ -80,11 +80,11 @@ impl Measured {
     /// The paths as the final reports have them, each segment also with `truth_p50_ns`: over the same packets, null
     /// where nothing is known from outside.
     pub fn paths(&self) -> Vec<Value> {
-        let mut truth: BTreeMap<(usize, usize, usize), Vec<i64>> = BTreeMap::new();
-        for packet in &self.packets.joined {
+        let mut truth: BTreeMap<(usize, u32, usize, usize), Vec<i64>> = BTreeMap::new();
+        for packet in self.packets.joined.iter().filter(|packet| packet.to_last) {
             for (place, value) in packet.truth.iter().enumerate() {
                 if let Some(value) = value.filter(|_| packet.measured[place].is_some()) {
-                    truth.entry((packet.from, packet.to, place)).or_default().push(value);
+                    truth.entry((packet.from, packet.from_number, packet.to, place)).or_default().push(value);
                 }
             }
         }
@@ -92,10 +92,11 @@ impl Measured {
         for (to, report) in self.remains.reports.iter().enumerate() {
             for path in report.iter().flat_map(|report| report["paths"].as_array()).flatten() {
                 let mut path = path.clone();
-                let Some(from) = path["from"].as_str().and_then(host_of) else { continue };
+                let name = path["from"].as_str().unwrap_or_default();
+                let Some((from, number)) = host_of(name).zip(Some(number_of(name))) else { continue };
                 for (place, name) in SEGMENTS.iter().enumerate() {
                     if let Some(Value::Object(segment)) = path["segments"].get_mut(name) {
-                        let values = truth.get(&(from, to, place)).cloned().unwrap_or_default();
+                        let values = truth.get(&(from, number, to, place)).cloned().unwrap_or_default();
                         segment.insert("truth_p50_ns".to_owned(), json!(quantile(values, 0.5)));
                     }
                 }

@@ -42,7 +42,7 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
-    /// Bring a scenario's hosts up and leave them, with its events, to a shell
+    /// Bring a scenario's hosts, links, nodes and load up, without its events, and leave them to a shell
     Shell {
         /// Its name
         name: String,
@@ -54,7 +54,10 @@ pub fn command(command: &Command) -> Result<()> {
     match command {
         Command::List => {
             for scenario in library::all()? {
-                println!("{:18} {:>2} hosts  {:>4} s  {}", scenario.name, scenario.hosts, scenario.seconds, scenario.about);
+                println!(
+                    "{:18} {:>2} hosts  {:>4} s  {}",
+                    scenario.name, scenario.hosts, scenario.seconds, scenario.about
+                );
             }
             Ok(())
         }

@@ -29,6 +29,10 @@ pub struct Packet {
     pub from: usize,
     /// Receiving host.
     pub to: usize,
+    /// The number behind the letter of the sending node's name, 0 without one.
+    pub from_number: u32,
+    /// Whether the receiving node is the one that was last started on its host: the one with the final report.
+    pub to_last: bool,
     /// T1, in seconds after the scenario's start.
     pub sent_s: f64,
     /// By place in [`SEGMENTS`]: what the receiving node says.
@@ -67,7 +71,8 @@ impl Packets {
         let mut sent: HashMap<(usize, usize, u64), i64> = HashMap::new();
         let mut received = Vec::new();
         for (host, files) in remains.records.iter().enumerate() {
-            for file in files {
+            for (number, file) in files.iter().enumerate() {
+                let is_last = number + 1 == files.len();
                 for line in Remains::lines(file)? {
                     let number = |key: &str| line[key].as_i64();
                     match line["type"].as_str() {
@@ -79,7 +84,7 @@ impl Packets {
                                 sent.insert((host, to, id), t1);
                             }
                         }
-                        Some("rx") => received.push((host, line)),
+                        Some("rx") => received.push((host, is_last, line)),
                         Some("end") => packets.unrecorded += line["dropped"].as_u64().unwrap_or(0),
                         _ => {}
                     }
@@ -94,14 +99,15 @@ impl Packets {
             .collect();
         // First and last id that arrived, by path and incarnation.
         let mut ranges: HashMap<(usize, usize, u64), (u64, u64)> = HashMap::new();
-        for (to, line) in &received {
-            let from = line["from"].as_str().and_then(host_of);
-            let (Some(from), Some(id)) = (from, line["id"].as_u64()) else { continue };
+        for (to, to_last, line) in &received {
+            let name = line["from"].as_str().unwrap_or_default();
+            let (Some(from), Some(id)) = (host_of(name), line["id"].as_u64()) else { continue };
             let range = ranges.entry((from, *to, id >> 32)).or_insert((id, id));
             *range = (range.0.min(id), range.1.max(id));
             if let Some(t1) = sent.get(&(from, *to, id)) {
                 let fate = fates.get(&(from, *to, id)).copied();
-                packets.joined.push(packet(from, *to, *t1, line, fate, scenario, troubles, start));
+                let packet = packet(from, *to, *t1, line, fate, scenario, troubles, start);
+                packets.joined.push(Packet { from_number: number_of(name), to_last: *to_last, ..packet });
             }
         }
         for ((from, to, id), journey) in fates {
@@ -147,6 +153,8 @@ fn packet(
     Packet {
         from,
         to,
+        from_number: 0,
+        to_last: true,
         sent_s: (t1 - start) as f64 / 1e9,
         measured: [
             number("network_ns"),
@@ -183,6 +191,11 @@ pub fn host_of(node_id: &str) -> Option<usize> {
     host_index(node_id.get(..1)?)
 }
 
+/// The number behind the letter of a node id, 0 without one.
+pub fn number_of(node_id: &str) -> u32 {
+    node_id.get(1..).and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
 /// The host that has this gossip address.
 fn addressed(address: &str, scenario: &Scenario) -> Option<usize> {
     let address: std::net::SocketAddr = address.parse().ok()?;
@@ -214,5 +227,6 @@ mod tests {
     #[test]
     fn a_node_with_a_new_name_is_on_the_same_host() {
         assert_eq!((host_of("c"), host_of("c3"), host_of("")), (Some(2), Some(2), None));
+        assert_eq!((number_of("c"), number_of("c13"), number_of("")), (0, 13, 0));
     }
 }

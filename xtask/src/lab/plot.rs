@@ -37,7 +37,8 @@ struct Scales {
 
 impl Scales {
     fn of(scenario: &Scenario, packets: &[&Packet]) -> Self {
-        let times = packets.iter().flat_map(|packet| packet.measured.iter().chain(&packet.truth[..1])).flatten();
+        let times =
+            packets.iter().flat_map(|packet| packet.measured.iter().chain(&packet.truth[..1])).flatten();
         let (low, high) = times
             .filter(|time| **time > 0)
             .map(|time| (*time as f64).log10())
@@ -105,7 +106,10 @@ fn head(svg: &mut String, scenario: &Scenario, shown: usize, all: usize) {
         );
         x += 62.0 + 7.0 * name.len() as f64;
     }
-    let _ = writeln!(svg, "<text x=\"{x}\" y=\"52\" fill=\"#555\">dots: packets; lines: medians of {BIN_S} s</text>");
+    let _ = writeln!(
+        svg,
+        "<text x=\"{x}\" y=\"52\" fill=\"#555\">dots: packets; lines: medians of {BIN_S} s</text>"
+    );
 }
 
 const DASHED: &str = " stroke-dasharray=\"5 3\"";
@@ -123,8 +127,10 @@ fn panel(svg: &mut String, title: &str, packets: &[&Packet], scales: &Scales, ma
         );
     }
     axes(svg, scales);
-    let below = packets.iter().filter(|packet| packet.measured.iter().flatten().any(|time| *time <= 0)).count();
-    let below = if below > 0 { format!(", {below} with a time not above zero: not shown") } else { String::new() };
+    let below =
+        packets.iter().filter(|packet| packet.measured.iter().flatten().any(|time| *time <= 0)).count();
+    let below =
+        if below > 0 { format!(", {below} with a time not above zero: not shown") } else { String::new() };
     let _ = writeln!(
         svg,
         "<text x=\"0\" y=\"-20\" font-weight=\"bold\">{title}</text>\
@@ -133,10 +139,11 @@ fn panel(svg: &mut String, title: &str, packets: &[&Packet], scales: &Scales, ma
     );
     for (place, colour) in COLOURS.iter().enumerate() {
         let value = |packet: &Packet| packet.measured[place];
-        let _ = writeln!(svg, "<g fill=\"{colour}\" opacity=\"0.35\">");
+        let _ = writeln!(svg, "<g fill=\"{colour}\" opacity=\"0.55\">");
         for packet in packets {
             if let Some(y) = value(packet).and_then(|time| scales.y(time)) {
-                let _ = write!(svg, "<circle cx=\"{:.1}\" cy=\"{y:.1}\" r=\"1.4\"/>", scales.x(packet.sent_s));
+                let _ =
+                    write!(svg, "<circle cx=\"{:.1}\" cy=\"{y:.1}\" r=\"1.8\"/>", scales.x(packet.sent_s));
             }
         }
         svg.push_str("</g>\n");
@@ -216,6 +223,8 @@ mod tests {
         Packet {
             from: 0,
             to: 1,
+            from_number: 0,
+            to_last: true,
             sent_s,
             measured: [Some(network), Some(3_000), None, Some(20_000)],
             truth: [Some(20_000_000), None, None, None],

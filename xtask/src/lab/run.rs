@@ -198,7 +198,7 @@ fn words(step: &Step) -> String {
     }
 }
 
-/// Brings a scenario up, starts its load and events, and leaves it to a shell until that ends.
+/// Brings a scenario up, starts its load, and leaves it to a shell until that ends. Its events are not followed.
 pub fn shell(scenario: &Scenario, binary: &Path) -> Result<()> {
     let progress = Progress::new();
     let mut bed = Bed::up(scenario, 1, binary, &mut |what| progress.tell(what))?;
