@@ -9,9 +9,9 @@ use std::{env, fs};
 fn main() {
     println!("cargo::rerun-if-env-changed=PIKOSCOPE_BPF_OBJECT");
     let manifest = env::var("CARGO_MANIFEST_DIR").expect("set by cargo");
-    let object = env::var("PIKOSCOPE_BPF_OBJECT").map(PathBuf::from).unwrap_or_else(|_| {
-        Path::new(&manifest).join("../target/bpf/bpfel-unknown-none/bpf/pikoscope-bpf")
-    });
+    let object = env::var("PIKOSCOPE_BPF_OBJECT")
+        .map(PathBuf::from)
+        .unwrap_or_else(|_| Path::new(&manifest).join("../target/bpf/bpfel-unknown-none/bpf/pikoscope-bpf"));
     println!("cargo::rerun-if-changed={}", object.display());
     let bytes = fs::read(&object).unwrap_or_else(|_| {
         println!("cargo::warning=no eBPF object: the node will run at tier 0; `cargo xtask build` makes it");

@@ -51,13 +51,14 @@ impl Node {
 
     fn start_in(dir: tempfile::TempDir, extra: &[&str]) -> Self {
         let control = dir.path().join("c");
-        let mut child = pikoscope(&["run", "--node-id", "n", "--bind", "127.0.0.1:0", "--metrics-bind", "127.0.0.1:0"])
-            .args(["--probe", "timestamping", "--control"])
-            .arg(&control)
-            .args(extra)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child =
+            pikoscope(&["run", "--node-id", "n", "--bind", "127.0.0.1:0", "--metrics-bind", "127.0.0.1:0"])
+                .args(["--probe", "timestamping", "--control"])
+                .arg(&control)
+                .args(extra)
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap());
         let (mut metrics, mut all) = (None, String::new());
         loop {
@@ -161,10 +162,21 @@ fn what_is_in_use_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let control = dir.path().join("c");
     let start = |bind: &str, metrics: &str, control: &Path| {
-        pikoscope(&["run", "--node-id", "n", "--probe", "off", "--bind", bind, "--metrics-bind", metrics, "--control"])
-            .arg(control)
-            .output()
-            .unwrap()
+        pikoscope(&[
+            "run",
+            "--node-id",
+            "n",
+            "--probe",
+            "off",
+            "--bind",
+            bind,
+            "--metrics-bind",
+            metrics,
+            "--control",
+        ])
+        .arg(control)
+        .output()
+        .unwrap()
     };
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = tcp.local_addr().unwrap().to_string();

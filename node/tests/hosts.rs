@@ -47,8 +47,12 @@ fn corrected_network_time_is_the_truth_within_its_bound() -> Result<()> {
     let error = |q| quantile(packets.iter().map(Packet::error_ns), q);
     println!(
         "{} packets: error p50 {} ns, p99 {} ns, max {} ns; bound p50 {} ns; covered {:.3} %",
-        packets.len(), error(0.5), error(0.99), error(1.0),
-        quantile(packets.iter().map(|p| p.bound_ns), 0.5), 100.0 * covered(&packets)
+        packets.len(),
+        error(0.5),
+        error(0.99),
+        error(1.0),
+        quantile(packets.iter().map(|p| p.bound_ns), 0.5),
+        100.0 * covered(&packets)
     );
     assert!(error(0.5) <= 20 * US, "error at p50: {} ns", error(0.5));
     assert!(covered(&packets) >= 0.999, "covered: {}", covered(&packets));
@@ -65,7 +69,12 @@ fn a_skewed_clock_is_corrected_by_its_ntp_reading() -> Result<()> {
     let mut cluster = Cluster::start(&[Plan::default(), slow, Plan::default()])?;
     cluster.write_to(&[0, 1, 2], Duration::from_secs(10))?;
 
-    let metrics = cluster.hosts.get(1).context("host b")?.namespace().within(|| http::get(([127, 0, 0, 1], 7177).into(), "/metrics"))??;
+    let metrics = cluster
+        .hosts
+        .get(1)
+        .context("host b")?
+        .namespace()
+        .within(|| http::get(([127, 0, 0, 1], 7177).into(), "/metrics"))??;
     let skew = http::sample(&metrics, "piko_gossip_clock_skew_seconds").context("no skew in the metrics")?;
     assert!((skew + 0.05).abs() < 1e-3, "piko_gossip_clock_skew_seconds is {skew}");
 
@@ -84,7 +93,12 @@ fn a_skewed_clock_is_corrected_by_its_ntp_reading() -> Result<()> {
         ensure!(bound(&clock) > bound(&free), "{clock}");
         Ok(Some(clock))
     })?;
-    println!("bound: {} ns synchronised, {} ns, then {} ns free-running", bound(&before), bound(&free), bound(&later));
+    println!(
+        "bound: {} ns synchronised, {} ns, then {} ns free-running",
+        bound(&before),
+        bound(&free),
+        bound(&later)
+    );
     assert!(bound(&free) > bound(&before));
     // Its age, which is in the line, changes with every reading.
     let log = cluster.nodes[1].process().log();
@@ -133,7 +147,9 @@ fn a_stopped_receiver_is_blamed_and_the_network_is_not() -> Result<()> {
         (network, queue(0.5), queue(0.99))
     };
     let (quiet, stopped) = (to_c(&run(false)?), to_c(&run(true)?));
-    println!("to c, network p50 / socket queue p50 / p99 in ns: undisturbed {quiet:?}, stopped in pulses {stopped:?}");
+    println!(
+        "to c, network p50 / socket queue p50 / p99 in ns: undisturbed {quiet:?}, stopped in pulses {stopped:?}"
+    );
     assert!((stopped.0 - quiet.0).abs() < MS, "network moved");
     assert!((150 * MS..=260 * MS).contains(&stopped.2), "socket queue at p99: {} ns", stopped.2);
     assert!(quiet.2 < 50 * MS, "socket queue at p99 without any stop: {} ns", quiet.2);

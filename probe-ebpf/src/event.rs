@@ -111,7 +111,10 @@ mod tests {
         raw[16..24].copy_from_slice(&[0x1b, 0x58, 0, 1, 0, 107, 0, 0]); // from port 7000, 8 + 99 bytes long
         raw[24..40].copy_from_slice(b"0123456789abcdef");
         let event = PacketEvent::from_bytes(&raw).expect("exact size");
-        assert_eq!((event.filtered(), event.received()), (MonoNs::from_nanos(5), Some(RealNs::from_nanos(4))));
+        assert_eq!(
+            (event.filtered(), event.received()),
+            (MonoNs::from_nanos(5), Some(RealNs::from_nanos(4)))
+        );
         let mut payload = [0u8; 99];
         payload[..16].copy_from_slice(b"0123456789abcdef");
         assert_eq!(event.key(), PacketKey::of(&payload, 99, 7000, event.received()));

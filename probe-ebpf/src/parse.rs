@@ -74,7 +74,12 @@ mod tests {
 
     #[test]
     fn prelude_bytes_are_as_documented() {
-        let p = Prelude { kind: 2, version: 1, flags: 0x8001, id: PacketId { incarnation: 0xdead_beef, counter: 7 } };
+        let p = Prelude {
+            kind: 2,
+            version: 1,
+            flags: 0x8001,
+            id: PacketId { incarnation: 0xdead_beef, counter: 7 },
+        };
         let bytes = [2, 1, 0x80, 0x01, 0xde, 0xad, 0xbe, 0xef, 0, 0, 0, 7];
         assert_eq!(p.to_bytes(), bytes);
         assert_eq!(Prelude::parse(&bytes), Some(p));

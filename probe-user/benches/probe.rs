@@ -55,7 +55,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut lanes = [Lane::new(Probe::load(&options))?, Lane::new(Probe::load_empty(&options))?];
     let mut batch = RecvBatch::new(32, 2048);
     let mut report = Vec::new();
-    let cases = [("hot", if quick { 200 } else { 2000 }, 64, Duration::ZERO), ("paced_20ms", if quick { 50 } else { 500 }, 1, Duration::from_millis(20))];
+    let cases = [
+        ("hot", if quick { 200 } else { 2000 }, 64, Duration::ZERO),
+        ("paced_20ms", if quick { 50 } else { 500 }, 1, Duration::from_millis(20)),
+    ];
     for (name, rounds, per_round, pause) in cases {
         for lane in &mut lanes {
             lane.burst(per_round, &mut batch)?;

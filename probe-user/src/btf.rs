@@ -77,11 +77,11 @@ mod kind {
 /// Bytes that follow a type's 12-byte head, by kind (btf.rst section 2.2).
 fn trailing(kind: u32, vlen: usize) -> Option<usize> {
     Some(match kind {
-        1 | 14 | 17 => 4,                     // INT, VAR, DECL_TAG
-        2 | 7..=12 | 16 | 18 => 0,            // PTR, FWD..FUNC, FLOAT, TYPE_TAG
-        3 => 12,                              // ARRAY
-        4 | 5 | 15 | 19 => 12 * vlen,         // STRUCT, UNION, DATASEC, ENUM64
-        6 | 13 => 8 * vlen,                   // ENUM, FUNC_PROTO
+        1 | 14 | 17 => 4,             // INT, VAR, DECL_TAG
+        2 | 7..=12 | 16 | 18 => 0,    // PTR, FWD..FUNC, FLOAT, TYPE_TAG
+        3 => 12,                      // ARRAY
+        4 | 5 | 15 | 19 => 12 * vlen, // STRUCT, UNION, DATASEC, ENUM64
+        6 | 13 => 8 * vlen,           // ENUM, FUNC_PROTO
         _ => return None,
     })
 }
@@ -135,12 +135,15 @@ impl Btf {
     /// The member must be a plain value of `size` bytes.
     pub fn offset_of(&self, strukt: &str, member: &str, size: u32) -> Result<u32, BtfError> {
         let id = *self.structs.get(strukt).ok_or_else(|| BtfError::NoStruct { name: strukt.to_owned() })?;
-        let found = self.find(id, member, 0, 0).ok_or_else(|| BtfError::NoMember {
-            strukt: strukt.to_owned(),
-            member: member.to_owned(),
-        })?;
+        let found = self
+            .find(id, member, 0, 0)
+            .ok_or_else(|| BtfError::NoMember { strukt: strukt.to_owned(), member: member.to_owned() })?;
         if found.bitfield || !found.bits.is_multiple_of(8) || self.size_of(found.type_id) != Some(size) {
-            return Err(BtfError::WrongShape { strukt: strukt.to_owned(), member: member.to_owned(), want: size });
+            return Err(BtfError::WrongShape {
+                strukt: strukt.to_owned(),
+                member: member.to_owned(),
+                want: size,
+            });
         }
         Ok(found.bits / 8)
     }
@@ -199,7 +202,12 @@ impl Btf {
 
     fn head(&self, at: usize) -> Option<Head> {
         let (name, info) = (read_u32(&self.data, at)?, read_u32(&self.data, at + 4)?);
-        Some(Head { name, kind: info >> 24 & 0x1f, vlen: (info & 0xffff) as usize, kind_flag: info >> 31 == 1 })
+        Some(Head {
+            name,
+            kind: info >> 24 & 0x1f,
+            vlen: (info & 0xffff) as usize,
+            kind_flag: info >> 31 == 1,
+        })
     }
 
     fn string(&self, offset: u32) -> Option<&str> {

@@ -29,7 +29,9 @@ pub enum LoadError {
     #[error("this binary was built without the eBPF object (build it with `cargo xtask build`)")]
     NoObject,
     /// The kernel does not let this process load eBPF.
-    #[error("the kernel does not permit loading eBPF ({call}: {source}); run as root or grant CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN")]
+    #[error(
+        "the kernel does not permit loading eBPF ({call}: {source}); run as root or grant CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN"
+    )]
     NotPermitted {
         /// What was refused.
         call: &'static str,
@@ -51,7 +53,9 @@ pub enum LoadError {
     #[error("the embedded eBPF object has no {0}: it does not belong to this build")]
     Missing(&'static str),
     /// Time namespaces shift userspace's clocks, not `bpf_ktime_get_ns`.
-    #[error("this process runs in a time namespace with a shifted clock ({0}); eBPF stamps would be off by that much")]
+    #[error(
+        "this process runs in a time namespace with a shifted clock ({0}); eBPF stamps would be off by that much"
+    )]
     TimeNamespace(String),
 }
 
@@ -112,7 +116,10 @@ type Logger = aya_log::EbpfLogger<&'static dyn log::Log>;
 
 impl std::fmt::Debug for Probe {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Probe").field("program", &self.program).field("attached", &self.attached).finish_non_exhaustive()
+        f.debug_struct("Probe")
+            .field("program", &self.program)
+            .field("attached", &self.attached)
+            .finish_non_exhaustive()
     }
 }
 
@@ -159,17 +166,19 @@ impl Probe {
         let ring = ebpf.take_map(names::EVENTS).ok_or(LoadError::Missing("event ring"))?;
         let failed = ebpf.take_map(names::RING_FAILED).ok_or(LoadError::Missing("count of lost events"))?;
         let stats = if options.stats {
-            Some(aya::sys::enable_stats(aya::sys::Stats::RunTime).map_err(|e| LoadError::NotPermitted {
-                call: "BPF_ENABLE_STATS",
-                source: e.io_error,
-            })?)
+            Some(
+                aya::sys::enable_stats(aya::sys::Stats::RunTime)
+                    .map_err(|e| LoadError::NotPermitted { call: "BPF_ENABLE_STATS", source: e.io_error })?,
+            )
         } else {
             None
         };
         Ok(Self {
             attached: None,
             ring: Ring::new(ring).map_err(|e| refused(names::EVENTS, &e))?,
-            ring_failed: failed.try_into().map_err(|e: aya::maps::MapError| refused(names::RING_FAILED, &e))?,
+            ring_failed: failed
+                .try_into()
+                .map_err(|e: aya::maps::MapError| refused(names::RING_FAILED, &e))?,
             logger,
             ebpf,
             program,
@@ -277,9 +286,11 @@ mod tests {
     #[test]
     fn a_shifted_time_namespace_is_noticed() {
         let dir = std::env::temp_dir().join(format!("pikoscope-timens-{}", std::process::id()));
-        fs::write(&dir, "monotonic           0         0\nboottime            0         0\n").expect("temp file");
+        fs::write(&dir, "monotonic           0         0\nboottime            0         0\n")
+            .expect("temp file");
         assert_eq!(time_namespace_shift(&dir), None);
-        fs::write(&dir, "monotonic        5000         0\nboottime            0         0\n").expect("temp file");
+        fs::write(&dir, "monotonic        5000         0\nboottime            0         0\n")
+            .expect("temp file");
         assert_eq!(time_namespace_shift(&dir).as_deref(), Some("monotonic 5000 0"));
         fs::remove_file(&dir).expect("own file");
     }
@@ -289,7 +300,9 @@ mod tests {
         for bytes in [0, 1000, 2048, 5000] {
             let options = Options { ring_bytes: bytes, ..Options::default() };
             let error = Probe::load(&options).expect_err("must be refused");
-            assert!(matches!(error, LoadError::RingSize(b) if b == bytes) || matches!(error, LoadError::NoObject));
+            assert!(
+                matches!(error, LoadError::RingSize(b) if b == bytes) || matches!(error, LoadError::NoObject)
+            );
         }
     }
 }

@@ -5,8 +5,8 @@ use std::mem::zeroed;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd};
 
-use probe_ebpf::time::RealNs;
 use crate::timestamping::{self, CONTROL_LEN};
+use probe_ebpf::time::RealNs;
 
 /// One received datagram, borrowed from its batch.
 #[derive(Clone, Copy, Debug)]
@@ -50,8 +50,9 @@ impl RecvBatch {
     /// Room for `slots` datagrams of up to `slot_len` bytes each.
     pub fn new(slots: usize, slot_len: usize) -> Self {
         // SAFETY: plain C structures for which all zeros is a valid value.
-        let (vector, header, name) =
-            unsafe { (zeroed::<libc::iovec>(), zeroed::<libc::mmsghdr>(), zeroed::<libc::sockaddr_storage>()) };
+        let (vector, header, name) = unsafe {
+            (zeroed::<libc::iovec>(), zeroed::<libc::mmsghdr>(), zeroed::<libc::sockaddr_storage>())
+        };
         Self {
             payloads: vec![0; slots * slot_len].into(),
             slot_len,

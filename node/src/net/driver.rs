@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use probe_ebpf::time::{MonoNs, Span};
 use probe_user::analysis::align::PeerClock;
-use probe_user::clock::{ClockOffset, ClockView};
 use probe_user::clock::mapping::{MappingReader, mono_now};
 use probe_user::clock::reader::{ClockReader, Reading};
+use probe_user::clock::{ClockOffset, ClockView};
 use probe_user::load::Options;
 use probe_user::recv::RecvBatch;
 use rand::TryRngCore as _;
@@ -63,12 +63,14 @@ impl Driver {
         if let Some(btf) = &config.btf {
             options.btf.clone_from(btf);
         }
-        let (socket, stamping) = GossipSocket::open(config.bind, config.rcvbuf_bytes, config.probe, &options)?;
+        let (socket, stamping) =
+            GossipSocket::open(config.bind, config.rcvbuf_bytes, config.probe, &options)?;
         if let Some(reason) = stamping.reason() {
             tracing::warn!("{reason}");
         }
         let os = |what| move |source| NetError::Os { what, source };
-        let readings = ClockThread::start(ClockReader::new(config.chrony)).map_err(os("starting the clock thread"))?;
+        let readings =
+            ClockThread::start(ClockReader::new(config.chrony)).map_err(os("starting the clock thread"))?;
         let mut driver_clock = MappingReader::new(config.inject_clock_error);
         let (mapping, now) = (driver_clock.read(), mono_now());
         let mut readings = readings;
@@ -77,7 +79,8 @@ impl Driver {
         let Reading { offset, note } = reading;
         let clock = ClockView { mapping, offset };
         let mut random = rand::rngs::OsRng;
-        let mut draw = || random.try_next_u64().map_err(|e| os("drawing random numbers")(std::io::Error::other(e)));
+        let mut draw =
+            || random.try_next_u64().map_err(|e| os("drawing random numbers")(std::io::Error::other(e)));
         let core = Core::new(
             proto::Config {
                 seeds: config.seeds.clone(),
@@ -89,7 +92,10 @@ impl Driver {
                 incarnation: draw()? as u32,
                 ..proto::Config::new(
                     NodeId::new(&config.node_id).map_err(|_| {
-                        os("node id")(std::io::Error::new(std::io::ErrorKind::InvalidInput, config.node_id.clone()))
+                        os("node id")(std::io::Error::new(
+                            std::io::ErrorKind::InvalidInput,
+                            config.node_id.clone(),
+                        ))
                     })?,
                     config.advertise_when_bound(socket.bound()),
                 )
@@ -98,10 +104,10 @@ impl Driver {
             &clock,
         )?;
         let recorder = match &config.record {
-            Some(path) => Some(Recorder::create(path).map_err(|source| NetError::Record {
-                path: path.display().to_string(),
-                source,
-            })?),
+            Some(path) => Some(
+                Recorder::create(path)
+                    .map_err(|source| NetError::Record { path: path.display().to_string(), source })?,
+            ),
             None => None,
         };
         let stats = Stats::new(&config.node_id, span(config.reporting_window), now);
@@ -118,7 +124,10 @@ impl Driver {
             clock_note: note,
             stepped_at: now,
             readings,
-            kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
+            kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")
+                .unwrap_or_default()
+                .trim()
+                .to_owned(),
             sending: true,
             config,
         })
@@ -252,7 +261,8 @@ impl Driver {
             && reading.offset.read_at >= self.stepped_at
         {
             // Not whenever the note changes: it tells ages, which change with every reading.
-            let kind = |offset: &ClockOffset, note: &Option<String>| (offset.source, offset.state, note.is_some());
+            let kind =
+                |offset: &ClockOffset, note: &Option<String>| (offset.source, offset.state, note.is_some());
             if kind(&reading.offset, &reading.note) != kind(&self.clock.offset, &self.clock_note) {
                 tell(&reading);
             }

@@ -31,7 +31,12 @@ pub(super) struct Observer {
 pub(super) type Counts = std::collections::BTreeMap<&'static str, u64>;
 
 impl Observer {
-    pub(super) fn new(stats: Stats, metrics: Arc<Metrics>, tier: Option<u8>, recorder: Option<Recorder>) -> Self {
+    pub(super) fn new(
+        stats: Stats,
+        metrics: Arc<Metrics>,
+        tier: Option<u8>,
+        recorder: Option<Recorder>,
+    ) -> Self {
         let segments = metrics.segments(tier);
         Self {
             stats,

@@ -41,8 +41,9 @@ impl Recorder {
     pub(super) fn create(path: &Path) -> io::Result<Self> {
         let file = File::create(path)?;
         let (queue, records) = sync_channel(QUEUE);
-        let writer =
-            std::thread::Builder::new().name("pikoscope-record".into()).spawn(move || write_all(file, &records))?;
+        let writer = std::thread::Builder::new()
+            .name("pikoscope-record".into())
+            .spawn(move || write_all(file, &records))?;
         Ok(Self { queue, dropped: 0, writer })
     }
 
@@ -55,7 +56,8 @@ impl Recorder {
     /// Writes out what waits, and how much was dropped.
     pub(super) fn finish(self) -> io::Result<()> {
         drop(self.queue);
-        let mut file = self.writer.join().map_err(|_| io::Error::other("the recorder's thread panicked"))??;
+        let mut file =
+            self.writer.join().map_err(|_| io::Error::other("the recorder's thread panicked"))??;
         writeln!(file, r#"{{"type":"end","dropped":{}}}"#, self.dropped)
     }
 }
@@ -89,4 +91,3 @@ fn write_one(out: &mut impl Write, record: &Record) -> io::Result<()> {
     serde_json::to_writer(&mut *out, &line)?;
     out.write_all(b"\n")
 }
-

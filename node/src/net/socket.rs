@@ -30,7 +30,8 @@ impl GossipSocket {
         options: &Options,
     ) -> Result<(Self, Stamping), NetError> {
         let bind = |source| NetError::Bind { address, source };
-        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP)).map_err(bind)?;
+        let socket =
+            Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP)).map_err(bind)?;
         socket.set_nonblocking(true).map_err(bind)?;
         if let Some(bytes) = rcvbuf_bytes {
             socket.set_recv_buffer_size(bytes).map_err(bind)?;
@@ -40,7 +41,10 @@ impl GossipSocket {
         let socket = UdpSocket::from(socket);
         let bound = socket.local_addr().map_err(bind)?;
         // Readable only: tokio's own socket would also be woken whenever a sent packet left the send buffer.
-        #[expect(deprecated, reason = "a std socket keeps its descriptor open, which is the contract of the unsafe successor")]
+        #[expect(
+            deprecated,
+            reason = "a std socket keeps its descriptor open, which is the contract of the unsafe successor"
+        )]
         let fd = AsyncFd::with_interest(socket, Interest::READABLE).map_err(bind)?;
         Ok((Self { fd, bound }, stamping))
     }

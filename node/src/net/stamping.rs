@@ -33,13 +33,19 @@ impl Stamping {
     pub(super) fn prepare(socket: &Socket, mode: ProbeMode, options: &Options) -> Result<Self, NetError> {
         // One slot more than the ring has, so that a drain after a long stop never pushes events out.
         let slots = (u64::from(options.ring_bytes) / RING_SLOT) as usize + 1;
-        let mut stamping =
-            Self { probe: None, correlator: Correlator::new(slots), tier: None, reason: None, rcvbuf_dropped: 0 };
+        let mut stamping = Self {
+            probe: None,
+            correlator: Correlator::new(slots),
+            tier: None,
+            reason: None,
+            rcvbuf_dropped: 0,
+        };
         if let Err(e) = timestamping::enable_drop_count(socket) {
             stamping.reason = Some(format!("drops at the socket cannot be counted: {e}"));
         }
         if mode == ProbeMode::Off {
-            stamping.reason = Some("kernel stamps are switched off (probe = \"off\"): no network time".into());
+            stamping.reason =
+                Some("kernel stamps are switched off (probe = \"off\"): no network time".into());
             return Ok(stamping);
         }
         timestamping::enable_receive_stamps(socket).map_err(NetError::Timestamping)?;
@@ -167,4 +173,3 @@ fn tier_0(why: &str) -> String {
          this host cannot be told apart"
     )
 }
-

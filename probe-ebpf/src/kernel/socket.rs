@@ -6,7 +6,10 @@ use core::{ffi::c_void, mem::offset_of};
 
 use aya_ebpf::{
     EbpfContext as _,
-    helpers::{bpf_ktime_get_ns, generated::{bpf_probe_read_kernel, bpf_skb_load_bytes}},
+    helpers::{
+        bpf_ktime_get_ns,
+        generated::{bpf_probe_read_kernel, bpf_skb_load_bytes},
+    },
     macros::socket_filter,
     programs::SkBuffContext,
 };

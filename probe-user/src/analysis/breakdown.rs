@@ -98,7 +98,12 @@ impl Receipt {
     }
 
     /// Calls `each` with every segment that these stamps give. `applied` is T7.
-    pub fn segments(&self, one_way: Option<&OneWay>, applied: MonoNs, mut each: impl FnMut(Segment, Bounded)) {
+    pub fn segments(
+        &self,
+        one_way: Option<&OneWay>,
+        applied: MonoNs,
+        mut each: impl FnMut(Segment, Bounded),
+    ) {
         if let Some(one_way) = one_way {
             each(Segment::Network, one_way.time);
         }

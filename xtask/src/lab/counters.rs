@@ -105,7 +105,8 @@ mod tests {
 
     #[test]
     fn counters_are_found_by_name() {
-        let snmp = "Icmp: InMsgs OutMsgs\nIcmp: 1 2\nUdp: InDatagrams OutDatagrams RcvbufErrors\nUdp: 5 70 3\n";
+        let snmp =
+            "Icmp: InMsgs OutMsgs\nIcmp: 1 2\nUdp: InDatagrams OutDatagrams RcvbufErrors\nUdp: 5 70 3\n";
         let snmp6 = "Udp6OutDatagrams                \t8\nUdp6RcvbufErrors                \t1\n";
         let dev = "Inter-| ...\n face | ...\n    lo: 1 2 0 0 0 0 0 0 9 12 0 0 0 0 0 0\n";
         let counters = Counters::parse(snmp, snmp6, dev).unwrap();

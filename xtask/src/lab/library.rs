@@ -1,5 +1,8 @@
 //! The scenarios that come with the lab.
 
+use std::fs;
+use std::path::Path;
+
 use super::scenario::{Scenario, ScenarioError};
 
 macro_rules! files {
@@ -39,11 +42,17 @@ pub fn all() -> Result<Vec<Scenario>, ScenarioError> {
     FILES.iter().map(|(name, text)| Scenario::parse(name, text)).collect()
 }
 
-/// The one of this name.
+/// The one of this name, or the one in this file if it ends in `.toml`.
 ///
 /// # Errors
 /// There is none, or it cannot be read.
 pub fn find(name: &str) -> Result<Scenario, ScenarioError> {
+    if name.ends_with(".toml") {
+        let file = Path::new(name);
+        let text = fs::read_to_string(file)
+            .map_err(|error| ScenarioError::Unreadable { file: file.to_owned(), error })?;
+        return Scenario::parse(&file.file_stem().unwrap_or_default().to_string_lossy(), &text);
+    }
     let (name, text) = FILES
         .iter()
         .find(|(known, _)| *known == name)
@@ -54,7 +63,6 @@ pub fn find(name: &str) -> Result<Scenario, ScenarioError> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-    use std::path::Path;
 
     use super::*;
 
@@ -62,7 +70,7 @@ mod tests {
     fn every_file_is_listed_and_makes_sense() {
         let listed: BTreeSet<String> = all().unwrap().into_iter().map(|scenario| scenario.name).collect();
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lab/scenarios");
-        let files: BTreeSet<String> = std::fs::read_dir(dir)
+        let files: BTreeSet<String> = fs::read_dir(dir)
             .unwrap()
             .map(|file| file.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
             .collect();

@@ -27,7 +27,7 @@ use crate::rig::interrupt::Interrupt;
 /// What to run and where to write what came out.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// The scenario's name
+    /// The scenario's name, or a file that ends in .toml
     pub name: String,
     /// Decides all random numbers
     #[arg(long, value_name = "S", default_value_t = 1)]

@@ -3,6 +3,7 @@
 //! Everything is checked when a scenario is read: whoever holds a [`Scenario`] need not look again.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use serde::Deserialize;
 
@@ -298,6 +299,14 @@ pub enum ScenarioError {
     /// No such file.
     #[error("no scenario `{0}`; `cargo xtask lab list` shows those there are")]
     Unknown(String),
+    /// The file cannot be read.
+    #[error("cannot read the scenario {}: {error}", file.display())]
+    Unreadable {
+        /// Its name.
+        file: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
     /// No TOML, or a key or value that does not exist.
     #[error("scenario {name}: {error}")]
     Malformed {

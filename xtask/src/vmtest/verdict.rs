@@ -152,7 +152,8 @@ mod tests {
         let verdict = judge(&green());
         assert!(verdict.is_green(), "{verdict:?}");
         assert!(verdict.to_string().contains("8 passed, 0 failed in 1.00s, booted in 6.0 s"), "{verdict}");
-        let damages: [(fn(&mut Run), &str); 8] = [
+        type Damage = fn(&mut Run);
+        let damages: [(Damage, &str); 8] = [
             (|run| run.transcript.fatal = Some("[ 1.0] Kernel panic".to_owned()), "Kernel panic"),
             (|run| run.timed_out = true, "not done after 9 s"),
             (|run| run.transcript.release = None, "before it had booted"),

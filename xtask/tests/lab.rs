@@ -1,0 +1,78 @@
+//! The lab as its users meet it: a scenario's result, its truth, and its exit status.
+
+#![allow(clippy::unwrap_used, reason = "tests, helpers included, fail by panicking")]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use xtask::rig::{can_make_hosts, sandbox};
+
+/// Runs a scenario and returns how it ended, with its result.
+fn run(scenario: &str, dir: &Path) -> (Output, Value) {
+    let json = dir.join("result.json");
+    let output = Command::new(env!("CARGO_BIN_EXE_xtask"))
+        .args(["lab", "run", scenario, "--json"])
+        .arg(&json)
+        .arg("--plot")
+        .arg(dir.join("plot.svg"))
+        // This test may itself be in a sandbox; the lab is to make one of its own.
+        .env_remove(sandbox::SANDBOX_ENV)
+        .output()
+        .unwrap();
+    let text = fs::read_to_string(&json)
+        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)));
+    (output, serde_json::from_str(&text).unwrap())
+}
+
+#[test]
+fn a_delay_of_20_ms_is_measured_as_the_switch_made_it() {
+    if !can_make_hosts() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (output, result) = run("delay-20ms", dir.path());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert_eq!(
+        (&result["scenario"], &result["pass"], &result["seed"]),
+        (&"delay-20ms".into(), &true.into(), &1.into())
+    );
+    let paths = result["paths"].as_array().unwrap();
+    assert_eq!(paths.len(), 6);
+    for (from, to) in [("a", "b"), ("b", "a")] {
+        let path = paths.iter().find(|path| path["from"] == from && path["to"] == to).unwrap();
+        let network = &path["segments"]["network"];
+        let [measured, truth] = ["p50_ns", "truth_p50_ns"].map(|key| network[key].as_i64().unwrap());
+        assert!((measured - truth).abs() <= 300_000, "{network}");
+        assert!((20_000_000..21_000_000).contains(&truth), "{network}");
+    }
+    assert_eq!((&result["loss"]["switch"], &result["loss"]["nodes"]), (&0.into(), &0.into()));
+    assert!(result["resources"]["c"]["rss_bytes"].as_u64().unwrap() > 0);
+    let not_yet = |one: &&Value| one["status"] == "not_yet";
+    assert!(
+        result["expectations"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(not_yet)
+            .all(|one| one["measured"].is_null())
+    );
+    let plot = fs::read_to_string(dir.path().join("plot.svg")).unwrap();
+    assert!(plot.matches("<circle").count() > 1_000 && plot.ends_with("</svg>\n"));
+}
+
+#[test]
+fn an_expectation_that_does_not_hold_fails_the_run() {
+    if !can_make_hosts() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("wrong.toml");
+    let text = "about = 'links are perfect, but 5 ms are expected'\nseconds = 2\n\
+                [[expect]]\nname = 'slow'\nof = 'network'\nat_least = '5ms'\n";
+    fs::write(&file, text).unwrap();
+    let (output, result) = run(file.to_str().unwrap(), dir.path());
+    assert!(!output.status.success());
+    assert_eq!((&result["pass"], &result["expectations"][0]["status"]), (&false.into(), &"fail".into()));
+}
