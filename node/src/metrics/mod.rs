@@ -111,7 +111,7 @@ impl Metrics {
         let events = counters(
             r,
             "pikoscope_probe_events_total",
-            "Datagrams seen by the eBPF socket filter, by what became of their events: seen = matched + unmatched + ring_failed (+ pending). An event first given up as unmatched and matched later is counted as late too. without_event counts datagrams received without an event.",
+            "Datagrams seen by the eBPF socket filter, by what became of their events: seen = matched + unmatched + late + ring_failed (+ pending). without_event counts datagrams received without an event.",
             "outcome",
         )?;
         let event = |outcome: &str| events.with_label_values(&[outcome]);
@@ -240,11 +240,11 @@ impl Metrics {
         self.clock.set(now.clock);
         self.entries.set_median(now.medians[EntryKind::Entry as usize]);
         self.beacons.set_median(now.medians[EntryKind::Beacon as usize]);
-        // A counter can't take back an event that was late after all: it stays counted as unmatched.
+        // A counter can't take back what was late after all: then it waits until the total has caught up.
         for (counter, total) in [
             (&self.events.seen, a.seen),
             (&self.events.matched, a.matched),
-            (&self.events.unmatched, a.unmatched + a.late),
+            (&self.events.unmatched, a.unmatched),
             (&self.events.late, a.late),
             (&self.events.ring_failed, a.ring_failed),
             (&self.events.without_event, a.without_event),
