@@ -15,11 +15,13 @@ pub mod plot;
 pub mod report;
 pub mod run;
 pub mod scenario;
+pub mod soak;
 pub mod switch;
 pub mod timeline;
 pub mod trouble;
 mod validate;
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -36,6 +38,18 @@ pub enum Command {
     List,
     /// Run a scenario and judge what it expects
     Run(run::Options),
+    /// Run random trouble for some minutes, all of it decided by the seed
+    Soak {
+        /// How long
+        #[arg(long, value_name = "M", default_value_t = 5)]
+        minutes: u32,
+        /// Write the timeline to this file, as a scenario for `lab run`
+        #[arg(long, value_name = "FILE.toml")]
+        keep: Option<PathBuf>,
+        #[command(flatten)]
+        /// Seed and outputs
+        output: run::Output,
+    },
     /// Measure how exactly the switch does what it is asked to
     Selftest {
         /// Write the figures to this file, as JSON
@@ -63,8 +77,16 @@ pub fn command(command: &Command) -> Result<()> {
         }
         Command::Run(options) => {
             let scenario = library::find(&options.name)?;
-            let binary = prepare(options.binary.as_deref())?;
-            run::command(&scenario, options, &binary)
+            let binary = prepare(options.output.binary.as_deref())?;
+            run::command(&scenario, &options.output, &binary)
+        }
+        Command::Soak { minutes, keep, output } => {
+            let (scenario, text) = soak::scenario(*minutes, output.seed)?;
+            if let Some(file) = keep {
+                fs::write(file, text).with_context(|| format!("writing {}", file.display()))?;
+            }
+            let binary = prepare(output.binary.as_deref())?;
+            run::command(&scenario, output, &binary)
         }
         Command::Selftest { json } => switch::selftest::command(json.as_deref()),
         Command::Shell { name } => {

@@ -29,6 +29,14 @@ use crate::rig::interrupt::Interrupt;
 pub struct Options {
     /// The scenario's name, or a file that ends in .toml
     pub name: String,
+    /// The rest, which `soak` has too.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// The seed of a run, and where to write what came out.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Output {
     /// Decides all random numbers
     #[arg(long, value_name = "S", default_value_t = 1)]
     pub seed: u64,
@@ -68,7 +76,7 @@ impl Progress {
 }
 
 /// Runs a scenario and shows the result. Must be inside a sandbox.
-pub fn command(scenario: &Scenario, options: &Options, binary: &Path) -> Result<()> {
+pub fn command(scenario: &Scenario, options: &Output, binary: &Path) -> Result<()> {
     let interrupt = Interrupt::catch()?;
     let measured = measure(scenario, options.seed, binary, &interrupt)?;
     let judged = expect::judge(&scenario.expectations, &measured);
