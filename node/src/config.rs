@@ -11,13 +11,15 @@ use std::time::Duration;
 
 use probe_ebpf::time::Span;
 
+use crate::proto;
+
 mod host;
 mod settings;
 
 pub use host::{Host, default_control};
 pub use settings::{LogLevel, ProbeMode, Settings};
 
-/// Gossip port unless told otherwise (UDP and TCP): unassigned by IANA, and none of Piko's.
+/// Gossip port unless told otherwise (UDP): unassigned by IANA, and none of Piko's.
 pub const GOSSIP_PORT: u16 = 7176;
 /// Port of `/metrics` and `/healthz` unless told otherwise.
 pub const METRICS_PORT: u16 = 7177;
@@ -26,7 +28,7 @@ pub const MAX_NODE_ID: usize = 128;
 /// Largest UDP payload over IPv4.
 const MAX_UDP_PAYLOAD: usize = 65_507;
 /// Below this a digest of a few nodes no longer fits.
-const MIN_PACKET: usize = 512;
+const MIN_PACKET: usize = proto::Config::MAX_PACKET_MIN;
 
 /// What a node runs with; everything is checked.
 #[derive(Clone, Debug, PartialEq, Eq)]

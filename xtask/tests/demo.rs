@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "tests, helpers included, fail by panicking")]
 
+mod support;
+
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -135,17 +137,9 @@ fn a_node_that_dies_ends_the_demo_with_its_name() {
     assert!(processes(&demo.marker).is_empty());
 }
 
-/// Pids of processes that have `marker` in their environment.
+/// Pids of processes that have the variable `marker` in their environment.
 fn processes(marker: &str) -> Vec<String> {
-    fs::read_dir("/proc")
-        .unwrap()
-        .filter_map(Result::ok)
-        .filter(|entry| {
-            fs::read(entry.path().join("environ"))
-                .is_ok_and(|bytes| bytes.split(|byte| *byte == 0).any(|one| one == marker.as_bytes()))
-        })
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect()
+    support::processes(|environ| environ.split(|byte| *byte == 0).any(|one| one == marker.as_bytes()))
 }
 
 fn in_use(namespaces: &[String]) -> bool {

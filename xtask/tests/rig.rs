@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "tests, helpers included, fail by panicking")]
 
+mod support;
+
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::Path;
@@ -199,17 +201,9 @@ fn hold(dir: &Path) -> ! {
     }
 }
 
-/// Pids of processes that have `marker` in their environment.
+/// Pids of processes that have `marker` somewhere in their environment.
 fn processes(marker: &str) -> Vec<String> {
-    fs::read_dir("/proc")
-        .unwrap()
-        .filter_map(Result::ok)
-        .filter(|entry| {
-            fs::read(entry.path().join("environ"))
-                .is_ok_and(|bytes| bytes.windows(marker.len()).any(|window| window == marker.as_bytes()))
-        })
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect()
+    support::processes(|environ| environ.windows(marker.len()).any(|window| window == marker.as_bytes()))
 }
 
 /// How many processes are in a network namespace, given as its link in /proc reads.

@@ -70,7 +70,7 @@ pub struct Settings {
     /// Members contacted per round, 1..=16; more is faster and costs more. Recommended: 1.
     #[arg(skip)]
     pub fanout: Option<usize>,
-    /// Largest UDP payload sent, 512..=65507 bytes. Recommended: 1400, which is also what Piko reads.
+    /// Largest UDP payload sent, 1000..=65507 bytes. Recommended: 1400, which is also what Piko reads.
     #[arg(skip)]
     pub max_packet_bytes: Option<usize>,
     /// Seconds between this node's beacon entries, 1..=3600. Recommended: 5.

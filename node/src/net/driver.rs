@@ -69,15 +69,13 @@ impl Driver {
             tracing::warn!("{reason}");
         }
         let os = |what| move |source| NetError::Os { what, source };
-        let readings =
+        let mut readings =
             ClockThread::start(ClockReader::new(config.chrony)).map_err(os("starting the clock thread"))?;
-        let mut driver_clock = MappingReader::new(config.inject_clock_error);
-        let (mapping, now) = (driver_clock.read(), mono_now());
-        let mut readings = readings;
+        let mut mapping = MappingReader::new(config.inject_clock_error);
         let reading = readings.latest();
         tell(&reading);
         let Reading { offset, note } = reading;
-        let clock = ClockView { mapping, offset };
+        let (clock, now) = (ClockView { mapping: mapping.read(), offset }, mono_now());
         let mut random = rand::rngs::OsRng;
         let mut draw =
             || random.try_next_u64().map_err(|e| os("drawing random numbers")(std::io::Error::other(e)));
@@ -119,7 +117,7 @@ impl Driver {
             socket,
             stamping,
             batch: RecvBatch::new(BATCH, slot),
-            mapping: driver_clock,
+            mapping,
             clock,
             clock_note: note,
             stepped_at: now,
@@ -284,7 +282,7 @@ impl Driver {
             medians,
             lost: self.observer.lost(),
             left_out: self.observer.stats.left_out(),
-            members: self.core.members().count(),
+            members: self.core.member_count(),
         });
     }
 

@@ -53,6 +53,10 @@ impl Core {
             beacon: node.get(BEACON_KEY).and_then(|e| e.stamp).map(|stamp| stamp.created_utc()),
         })
     }
+    /// How many nodes are known, this one included; counts none of their entries.
+    pub fn member_count(&self) -> usize {
+        self.state.nodes.len()
+    }
     /// The live entries of a node, by key; none for an unknown node.
     pub fn entries(&self, node: &str) -> impl Iterator<Item = EntryView<'_>> {
         let node = self.state.find(node).map(|index| &self.state.nodes[index]);
