@@ -2,10 +2,10 @@
 //!
 //! On a virtual machine the hypervisor takes the CPU away for milliseconds at a time, and nothing that runs on it
 //! can then be in time. A [`Yardstick`] is a thread that does nothing but wait, on the switch's CPU and with a
-//! higher priority. It is told the very instants at which the switch has something to do, so both are tried by
-//! the same moments. Where it is late itself, it was not the switch.
+//! higher priority. It is told the instants at which the switch has something to do, so both are tried by the same
+//! moments. Where it is late itself, it was not the switch.
 //!
-//! It is no more than a lower limit of the noise: a CPU that is taken between the two is not seen and counts
+//! It is no more than a lower limit of the noise: a CPU that is taken between two wakings is not seen and counts
 //! against the switch. It does wake the CPU, but not before the switch has to be awake.
 
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -118,11 +118,6 @@ impl Stalls {
         Self { windows }
     }
 
-    /// Whether there was one at this instant.
-    pub fn holds(&self, at: MonoNs) -> bool {
-        self.meets(at, at)
-    }
-
     /// Whether there was one at some instant of these, both included.
     pub fn meets(&self, from: MonoNs, to: MonoNs) -> bool {
         let first = self.windows.partition_point(|(_, end)| *end <= from);
@@ -173,11 +168,12 @@ mod tests {
         let stalls = Stalls::of(&ticks, Span::from_micros(150));
         assert_eq!(stalls.windows, [(at(1_000), at(1_151)), (at(2_000), at(3_000))]);
         assert_eq!(stalls.sum(), Span::from_micros(1_151));
-        let held = [100, 999, 1_000, 1_150, 1_151, 1_999, 2_950, 3_000].map(|us| stalls.holds(at(us)));
+        let held =
+            [100, 999, 1_000, 1_150, 1_151, 1_999, 2_950, 3_000].map(|us| stalls.meets(at(us), at(us)));
         assert_eq!(held, [false, false, true, true, false, false, true, false]);
         assert!(stalls.meets(at(500), at(1_000)) && stalls.meets(at(1_150), at(1_500)));
         assert!(!stalls.meets(at(500), at(999)) && !stalls.meets(at(1_151), at(1_999)));
-        assert!(!Stalls::default().holds(at(0)));
+        assert!(!Stalls::default().meets(at(0), at(9)));
     }
 
     #[test]

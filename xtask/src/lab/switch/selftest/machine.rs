@@ -14,10 +14,10 @@ use super::{Errors, STALL};
 /// What the switch's CPU let bare threads do meanwhile.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Machine {
-    /// How late a thread was that waited for the packets' sending.
-    pub event: Errors,
-    /// How late a thread was that slept until the packets were due; none where they were due at once.
-    pub timer: Option<Errors>,
+    /// How late a thread was when packets came in, woken by their sending.
+    pub arrival: Errors,
+    /// How late a thread was when packets were due, woken by a timer; none where they were due at once.
+    pub departure: Option<Errors>,
     /// How long the CPU was not to be had, as far as they have noticed.
     pub stalled_ns: i64,
     /// What the kernel says that the hypervisor took of the CPU, in steps of 10 ms.
@@ -30,15 +30,15 @@ impl Machine {
     /// Whether bare threads themselves miss `target` with more than one waking in a hundred.
     pub fn is_noisy(&self, target: Span) -> bool {
         let late = |errors: &Errors| errors.p99_ns > target.as_nanos();
-        late(&self.event) || self.timer.as_ref().is_some_and(late)
+        late(&self.arrival) || self.departure.as_ref().is_some_and(late)
     }
 }
 
 impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "bare event: {}", self.event)?;
-        if let Some(timer) = &self.timer {
-            writeln!(f, "bare timer: {timer}")?;
+        writeln!(f, "bare, in:   {}", self.arrival)?;
+        if let Some(departure) = &self.departure {
+            writeln!(f, "bare, out:  {departure}")?;
         }
         write!(f, "CPU stalled {}", Span::from_nanos(self.stalled_ns))?;
         if let Some(ns) = self.stolen_ns {
@@ -51,10 +51,13 @@ impl fmt::Display for Machine {
     }
 }
 
-/// The bare threads: one waits for something to happen, one for a time to come, as the switch does both.
+/// From a datagram's sending until the switch has read it, about: the bare threads are due when the switch is.
+const WAY: Span = Span::from_micros(50);
+
+/// The bare threads: one for what comes in, one for what goes out.
 pub(super) struct Beside {
-    event: Yardstick,
-    timer: Yardstick,
+    arrival: Yardstick,
+    departure: Yardstick,
     switch: Granted,
     before: Told,
 }
@@ -65,34 +68,34 @@ impl Beside {
     /// # Errors
     /// They were not granted what the switch was, and so would say nothing about it.
     pub(super) fn start(switch: Granted, capacity: usize) -> Result<Self> {
-        let [event, timer] = [Yardstick::start(capacity)?, Yardstick::start(capacity)?];
-        for Granted { realtime, cpu, .. } in [event.granted(), timer.granted()] {
+        let [arrival, departure] = [Yardstick::start(capacity)?, Yardstick::start(capacity)?];
+        for Granted { realtime, cpu, .. } in [arrival.granted(), departure.granted()] {
             ensure!(
                 (realtime, cpu) == (switch.realtime, switch.cpu),
                 "the bare threads (real-time: {realtime}, CPU {cpu:?}) do not compare with the switch ({switch:?})"
             );
         }
-        Ok(Self { event, timer, switch, before: Told::by_kernel(switch) })
+        Ok(Self { arrival, departure, switch, before: Told::by_kernel(switch) })
     }
 
     /// A datagram was sent: they are to wake when the switch is.
     pub(super) fn sent(&self, delay: Span) {
-        let now = mono_now();
-        self.event.wake(now);
+        let arrival = mono_now() + WAY;
+        self.arrival.wake(arrival);
         if delay > Span::ZERO {
-            self.timer.wake(now + delay);
+            self.departure.wake(arrival + delay);
         }
     }
 
     /// What they have seen.
     pub(super) fn end(self) -> Result<(Machine, Stalls)> {
         let after = Told::by_kernel(self.switch);
-        let [event, timer] = [self.event.stop()?, self.timer.stop()?];
-        let stalls = Stalls::of(event.iter().chain(&timer), STALL);
+        let [arrival, departure] = [self.arrival.stop()?, self.departure.stop()?];
+        let stalls = Stalls::of(arrival.iter().chain(&departure), STALL);
         let late = |ticks: &[Tick]| Errors::of(ticks.iter().map(Tick::late));
         let machine = Machine {
-            event: late(&event)?,
-            timer: late(&timer).ok(),
+            arrival: late(&arrival)?,
+            departure: late(&departure).ok(),
             stalled_ns: stalls.sum().as_nanos(),
             stolen_ns: after
                 .stolen
@@ -134,14 +137,14 @@ mod tests {
     #[test]
     fn a_machine_is_noisy_when_bare_threads_miss_the_target() {
         let errors = |us: i64| Errors { count: 9, p50_ns: 1, p99_ns: us * 1_000, max_ns: us * 1_000 };
-        let machine = |event, timer: Option<i64>| Machine {
-            event: errors(event),
-            timer: timer.map(errors),
+        let machine = |arrival, departure: Option<i64>| Machine {
+            arrival: errors(arrival),
+            departure: departure.map(errors),
             stalled_ns: 0,
             stolen_ns: None,
             preempted: None,
         };
-        let noisy = |event, timer| machine(event, timer).is_noisy(Span::from_micros(300));
+        let noisy = |arrival, departure| machine(arrival, departure).is_noisy(Span::from_micros(300));
         assert!(!noisy(300, None) && !noisy(300, Some(300)));
         assert!(noisy(301, None) && noisy(0, Some(301)));
         assert_eq!(machine(1, Some(2)).to_string().lines().count(), 3);
