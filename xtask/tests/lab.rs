@@ -48,6 +48,13 @@ fn a_delay_of_20_ms_is_measured_as_the_switch_made_it() {
         assert!((measured - truth).abs() <= 300_000, "{network}");
         assert!((20_000_000..21_000_000).contains(&truth), "{network}");
     }
+    let error = &result["errors"]["network"];
+    assert!(error["count"].as_u64() > Some(1_000) && error["p50_ns"].as_i64() < Some(300_000), "{error}");
+    let entries = result["propagation"].as_array().unwrap();
+    assert_eq!(entries.len(), 6, "{entries:?}");
+    for entry in entries {
+        assert!(entry["total"]["p50_ns"].as_i64() > Some(20_000_000), "{entry}");
+    }
     assert_eq!((&result["loss"]["switch"], &result["loss"]["nodes"]), (&0.into(), &0.into()));
     assert!(result["resources"]["c"]["rss_bytes"].as_u64().unwrap() > 0);
     let not_yet = |one: &&Value| one["status"] == "not_yet";
