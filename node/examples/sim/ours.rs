@@ -19,7 +19,7 @@ pub(crate) struct Ours {
 impl Member for Ours {
     type Scratch = Outbox;
 
-    fn start(start: &Start<'_>) -> Result<Self, String> {
+    fn start(start: &Start<'_>, _: &mut Io<'_, Self>) -> Result<Self, String> {
         let id = NodeId::new(&start.host.id()).map_err(|error| error.to_string())?;
         let default = Config::new(id, start.host.addr());
         let config = Config {
@@ -47,6 +47,10 @@ impl Member for Ours {
         self.rejected += u64::from(self.core.handle_datagram(received, io.scratch).is_err());
         drain(io.scratch, now, io.effects);
     }
+
+    /// It joins by datagrams.
+    fn handle_request(&mut self, _: Host, _: &[u8], _: MonoNs, _: &mut Io<'_, Self>, _: &mut Vec<u8>) {}
+    fn handle_response(&mut self, _: Host, _: &[u8], _: MonoNs, _: &mut Io<'_, Self>) {}
 
     fn tick(&mut self, now: MonoNs, io: &mut Io<'_, Self>) {
         self.core.tick(now, &clock(now), io.scratch);

@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::config::Config;
+use crate::control::watch::{Change, Watchers};
 use crate::control::{Held, Request};
 use crate::metrics::{Metrics, Published};
 use crate::proto::{self, Core, NodeId, Outbox, Received};
@@ -46,6 +47,7 @@ pub(super) struct Driver {
     stamping: Stamping,
     batch: RecvBatch,
     observer: Observer,
+    watchers: Watchers,
     mapping: MappingReader,
     clock: ClockView,
     clock_note: Option<String>,
@@ -112,6 +114,7 @@ impl Driver {
         let slot = SLOT_MIN.max(config.max_packet_bytes);
         Ok(Self {
             observer: Observer::new(stats, metrics, stamping.tier(), recorder),
+            watchers: Watchers::default(),
             core,
             out: Outbox::default(),
             socket,
@@ -212,6 +215,7 @@ impl Driver {
         }
         let applied = mono_now();
         self.observer.arrived(&self.out, &receipt, applied, &self.clock);
+        self.watchers.tell(&self.out, applied);
     }
 
     fn tick(&mut self) {
@@ -296,10 +300,18 @@ impl Driver {
             }
             Request::Set { key, value, reply } => {
                 let done = self.core.set(&key, value.as_bytes(), now, &self.clock);
+                if let Ok(version) = done {
+                    let (node, at_mono_ns) = (self.config.node_id.clone(), now.as_nanos());
+                    self.watchers.push(Change::Upsert { node, key, version, at_mono_ns });
+                }
                 let _ = reply.send(done.map_err(|e| e.to_string()));
             }
             Request::Delete { key, reply } => {
                 let done = self.core.delete(&key, now, &self.clock);
+                if let Ok(version) = done {
+                    let (node, at_mono_ns) = (self.config.node_id.clone(), now.as_nanos());
+                    self.watchers.push(Change::Delete { node, key, version, at_mono_ns });
+                }
                 let _ = reply.send(done.map_err(|e| e.to_string()));
             }
             Request::Get { key, reply } => {
@@ -309,6 +321,9 @@ impl Driver {
                     version: found.version,
                 });
                 let _ = reply.send(held.collect());
+            }
+            Request::Watch { internal, reply } => {
+                let _ = reply.send(self.watchers.watch(internal));
             }
         }
     }
