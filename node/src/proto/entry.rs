@@ -5,14 +5,8 @@ use std::sync::Arc;
 use probe_ebpf::time::{Bounded, Span, UtcNs};
 
 use super::NodeId;
+use crate::wire::BEACON_KEY;
 use crate::wire::v1::{self, EntryStamp};
-
-/// Prefix of the protocol's own keys, which applications cannot write.
-pub const INTERNAL_PREFIX: &str = "_internal:";
-/// Key by which a node says the newest protocol version it speaks.
-pub const PROTO_KEY: &str = "_internal:proto";
-/// Key that every node rewrites now and then, so that an idle cluster gives propagation samples too.
-pub const BEACON_KEY: &str = "_internal:beacon";
 
 /// An entry in the state, under its version.
 #[derive(Clone, Debug, PartialEq, Eq)]
