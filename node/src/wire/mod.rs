@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 mod error;
 mod msgpack;
+pub mod v0;
 pub mod v1;
 
 pub use error::WireError;

@@ -6,6 +6,8 @@
 
 use super::WireError;
 
+mod lenient;
+
 /// Reads items off the front of a slice.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reader<'a> {
@@ -75,12 +77,7 @@ impl<'a> Reader<'a> {
     }
     /// An integer of any width that fits 64 bits with sign.
     pub(crate) fn int(&mut self) -> Result<i64, WireError> {
-        match self.integer()? {
-            Integer::Unsigned(n) => {
-                i64::try_from(n).map_err(|_| WireError::TooLarge("a number beyond 63 bits"))
-            }
-            Integer::Negative(n) => Ok(n),
-        }
+        self.integer()?.signed()
     }
     fn integer(&mut self) -> Result<Integer, WireError> {
         let signed = |n: i64| u64::try_from(n).map_or(Integer::Negative(n), Integer::Unsigned);
@@ -120,47 +117,91 @@ impl<'a> Reader<'a> {
         self.rest.first().is_some_and(|marker| *marker < 0x80)
     }
 
-    /// Skips `items` items of any kind, whatever is nested in them: a count of what is still to come takes the
-    /// place of a stack.
+    /// What has been read of this reader's bytes by `later`, which began as a copy of it.
+    pub(crate) fn until(&self, later: &Self) -> Self {
+        Self { rest: &self.rest[..self.rest.len().saturating_sub(later.rest.len())] }
+    }
+
+    /// Skips `items` items of any kind, whatever is nested in them.
     pub(crate) fn skip(&mut self, items: usize) -> Result<(), WireError> {
-        let mut left = items;
-        while left > 0 {
-            if left > self.rest.len() {
-                return Err(WireError::Truncated);
-            }
-            left -= 1;
-            let (inner, payload) = match self.byte()? {
-                0x00..=0x7f | 0xc0 | 0xc2 | 0xc3 | 0xe0..=0xff => (0, 0),
-                m @ 0x80..=0x8f => (2 * usize::from(m & 0x0f), 0),
-                m @ 0x90..=0x9f => (usize::from(m & 0x0f), 0),
-                m @ 0xa0..=0xbf => (0, usize::from(m & 0x1f)),
-                0xc1 => return Err(WireError::Malformed("byte 0xc1")),
-                0xc4 | 0xd9 => (0, self.length::<1>()?),
-                0xc5 | 0xda => (0, self.length::<2>()?),
-                0xc6 | 0xdb => (0, self.length::<4>()?),
-                0xc7 => (0, self.length::<1>()?.saturating_add(1)),
-                0xc8 => (0, self.length::<2>()?.saturating_add(1)),
-                0xc9 => (0, self.length::<4>()?.saturating_add(1)),
-                0xcc | 0xd0 => (0, 1),
-                0xcd | 0xd1 => (0, 2),
-                0xca | 0xce | 0xd2 => (0, 4),
-                0xcb | 0xcf | 0xd3 => (0, 8),
-                m @ 0xd4..=0xd8 => (0, 1 + (1 << (m - 0xd4))),
-                0xdc => (self.length::<2>()?, 0),
-                0xdd => (self.length::<4>()?, 0),
-                0xde => (self.length::<2>()?.saturating_mul(2), 0),
-                0xdf => (self.length::<4>()?.saturating_mul(2), 0),
-            };
-            self.take(payload)?;
-            left = left.saturating_add(inner);
+        if items > self.rest.len() || !Skipping::of(items).advance(self)? {
+            return Err(WireError::Truncated);
         }
         Ok(())
+    }
+
+    /// Skips one item without those that are nested in it; returns how many these are.
+    fn skip_one(&mut self) -> Result<usize, WireError> {
+        let (inner, payload) = match self.byte()? {
+            0x00..=0x7f | 0xc0 | 0xc2 | 0xc3 | 0xe0..=0xff => (0, 0),
+            m @ 0x80..=0x8f => (2 * usize::from(m & 0x0f), 0),
+            m @ 0x90..=0x9f => (usize::from(m & 0x0f), 0),
+            m @ 0xa0..=0xbf => (0, usize::from(m & 0x1f)),
+            0xc1 => return Err(WireError::Malformed("byte 0xc1")),
+            0xc4 | 0xd9 => (0, self.length::<1>()?),
+            0xc5 | 0xda => (0, self.length::<2>()?),
+            0xc6 | 0xdb => (0, self.length::<4>()?),
+            0xc7 => (0, self.length::<1>()?.saturating_add(1)),
+            0xc8 => (0, self.length::<2>()?.saturating_add(1)),
+            0xc9 => (0, self.length::<4>()?.saturating_add(1)),
+            0xcc | 0xd0 => (0, 1),
+            0xcd | 0xd1 => (0, 2),
+            0xca | 0xce | 0xd2 => (0, 4),
+            0xcb | 0xcf | 0xd3 => (0, 8),
+            m @ 0xd4..=0xd8 => (0, 1 + (1 << (m - 0xd4))),
+            0xdc => (self.length::<2>()?, 0),
+            0xdd => (self.length::<4>()?, 0),
+            0xde => (self.length::<2>()?.saturating_mul(2), 0),
+            0xdf => (self.length::<4>()?.saturating_mul(2), 0),
+        };
+        self.take(payload)?;
+        Ok(inner)
+    }
+}
+
+/// Skips items of which not all bytes may be there yet. A count of what is still to come takes the place of a
+/// stack, so that no nesting can exhaust one.
+#[derive(Clone, Debug)]
+pub(crate) struct Skipping {
+    left: usize,
+}
+
+impl Skipping {
+    /// Of `items` items.
+    pub(crate) const fn of(items: usize) -> Self {
+        Self { left: items }
+    }
+    /// Skips as many items as are complete; `false` when more bytes are needed, from where the reader is then.
+    pub(crate) fn advance(&mut self, r: &mut Reader<'_>) -> Result<bool, WireError> {
+        while self.left > 0 {
+            let before = *r;
+            match r.skip_one() {
+                Ok(inner) => self.left = (self.left - 1).saturating_add(inner),
+                Err(WireError::Truncated) => {
+                    *r = before;
+                    return Ok(false);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
     }
 }
 
 enum Integer {
     Unsigned(u64),
     Negative(i64),
+}
+
+impl Integer {
+    fn signed(self) -> Result<i64, WireError> {
+        match self {
+            Self::Unsigned(n) => {
+                i64::try_from(n).map_err(|_| WireError::TooLarge("a number beyond 63 bits"))
+            }
+            Self::Negative(n) => Ok(n),
+        }
+    }
 }
 
 /// Marker of a 64-bit integer with sign, whatever its value.
@@ -223,6 +264,66 @@ pub(crate) fn put_bool(out: &mut Vec<u8>, b: bool) {
 /// Nil.
 pub(crate) fn put_nil(out: &mut Vec<u8>) {
     out.push(0xc0);
+}
+/// A number with sign as Go's encoders write it: a negative or a small one in one byte, others with a marker for
+/// numbers with sign, although they have none.
+pub(crate) fn put_signed(out: &mut Vec<u8>, n: i64) {
+    let be = n.to_be_bytes();
+    match n {
+        0x80..=0x7fff => {
+            out.push(0xd1);
+            out.extend_from_slice(&be[6..]);
+        }
+        0x8000..=0x7fff_ffff => {
+            out.push(0xd2);
+            out.extend_from_slice(&be[4..]);
+        }
+        0x8000_0000.. => put_int64(out, n),
+        _ => put_int(out, n),
+    }
+}
+/// A string of any bytes in the forms that MessagePack had before it knew binaries: no 8-bit length.
+pub(crate) fn put_raw(out: &mut Vec<u8>, bytes: &[u8]) {
+    match bytes.len() {
+        n @ 0..=31 => out.push(0xa0 | n as u8),
+        n @ 32..=0xffff => {
+            out.push(0xda);
+            out.extend_from_slice(&(n as u16).to_be_bytes());
+        }
+        n => {
+            debug_assert!(u32::try_from(n).is_ok(), "a string of more than 4 GiB");
+            out.push(0xdb);
+            out.extend_from_slice(&(n as u32).to_be_bytes());
+        }
+    }
+    out.extend_from_slice(bytes);
+}
+/// Length of what [`put_raw`] writes of `len` bytes.
+pub(crate) const fn raw_size(len: usize) -> usize {
+    match len {
+        0..=31 => 1 + len,
+        32..=0xffff => 3 + len,
+        _ => 5 + len,
+    }
+}
+/// The start of a map of up to 15 pairs.
+pub(crate) fn put_map(out: &mut Vec<u8>, len: u8) {
+    debug_assert!(len < 16, "longer maps need another marker");
+    out.push(0x80 | len);
+}
+/// The start of an array of any length.
+pub(crate) fn put_list(out: &mut Vec<u8>, len: u32) {
+    match len {
+        0..=15 => put_array(out, len as u8),
+        16..=0xffff => {
+            out.push(0xdc);
+            out.extend_from_slice(&(len as u16).to_be_bytes());
+        }
+        _ => {
+            out.push(0xdd);
+            out.extend_from_slice(&len.to_be_bytes());
+        }
+    }
 }
 /// The start of an array of up to 15 elements.
 pub(crate) fn put_array(out: &mut Vec<u8>, len: u8) {
