@@ -29,9 +29,13 @@ mod config;
 mod core;
 mod counters;
 mod delta;
+#[cfg_attr(not(test), expect(dead_code, reason = "the core does not call it yet"))]
+mod detector;
 mod digest;
 mod entry;
 mod error;
+#[cfg_attr(not(test), expect(dead_code, reason = "the core does not call it yet"))]
+mod graveyard;
 mod limits;
 mod links;
 mod node_id;
@@ -43,6 +47,7 @@ mod view;
 pub use self::config::{Config, ConfigError};
 pub use self::core::{Core, Received};
 pub use self::counters::Counters;
+pub use self::detector::Reachability;
 pub use self::entry::{
     BEACON_KEY, EntryArrival, EntryKind, INTERNAL_PREFIX, NotSample, PROTO_KEY, Propagation,
 };
