@@ -18,7 +18,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use crate::config::Config;
 use crate::control::{Held, Request};
 use crate::metrics::{Metrics, Published};
-use crate::proto::{self, Core, NodeId, Outbox, Received};
+use crate::proto::{self, Core, NodeId, Outbox, Protocol, Received};
 use crate::report::{ClockReport, MemberReport, NodeReport, known};
 use crate::stats::{EntryKind, Stats};
 use crate::wire::v1;
@@ -229,8 +229,10 @@ impl Driver {
         for (transmit, bytes) in self.out.packets_mut() {
             let sent = mono_now();
             let (wall, queued) = (self.clock.mapping.wall(sent), sent - transmit.handed_over);
-            v1::stamp(bytes, wall, queued, &PeerClock::of(&self.clock, sent), source)
-                .expect("the core's own packets have a header");
+            if transmit.protocol == Protocol::V1 {
+                v1::stamp(bytes, wall, queued, &PeerClock::of(&self.clock, sent), source)
+                    .expect("the core's own packets have a header");
+            }
             match self.socket.send(bytes, transmit.to) {
                 Ok(()) => {
                     self.observer.metrics.packets_sent.inc();
@@ -295,7 +297,7 @@ impl Driver {
                 let _ = reply.send(self.report(now));
             }
             Request::Set { key, value, reply } => {
-                let done = self.core.set(&key, value.as_bytes(), now, &self.clock);
+                let done = self.core.set(&key, value.as_bytes(), None, now, &self.clock);
                 let _ = reply.send(done.map_err(|e| e.to_string()));
             }
             Request::Delete { key, reply } => {

@@ -26,6 +26,16 @@ pub struct Config {
     pub beacon_interval: Span,
     /// Beacons per second of the whole cluster, at most (0 means no limit). Default 20.
     pub beacon_rate: u32,
+    /// Peers that a fresh change is pushed to by everyone who learns it. 0: none. Default 4.
+    pub eager_fanout: usize,
+    /// Peers that are told a moment later that the change is here. Default 3.
+    pub offer_fanout: usize,
+    /// Bytes per second for that, beyond which the periodic rounds must do. Default 32 KiB.
+    pub eager_bytes_per_second: u32,
+    /// Packets per second likewise. Default 400.
+    pub eager_packets_per_second: u32,
+    /// Longest message over TCP in bytes. Default 16 MiB.
+    pub stream_bytes: usize,
     /// Bounds on the state.
     pub limits: Limits,
     /// Seed of every random choice: the same seed and the same input give the same packets.
@@ -49,6 +59,11 @@ impl Config {
             max_packet: 1400,
             beacon_interval: Span::from_secs(5),
             beacon_rate: 20,
+            eager_fanout: 4,
+            offer_fanout: 3,
+            eager_bytes_per_second: 32 << 10,
+            eager_packets_per_second: 400,
+            stream_bytes: 16 << 20,
             limits: Limits::default(),
             seed: 0,
             incarnation: 0,

@@ -207,7 +207,7 @@ impl Core {
     }
 
     /// Some random peers to talk to, but not these.
-    fn pick(&mut self, count: usize, not: &[Option<usize>]) -> Vec<usize> {
+    pub(super) fn pick(&mut self, count: usize, not: &[Option<usize>]) -> Vec<usize> {
         let end = self.state.end();
         let fits = |index: usize| {
             index != SELF && !not.contains(&Some(index)) && self.state.at(index).is_some_and(super::node::Node::is_alive)

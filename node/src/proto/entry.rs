@@ -7,6 +7,7 @@ use probe_ebpf::time::{Bounded, Span, UtcNs};
 use super::NodeId;
 use crate::wire::BEACON_KEY;
 use crate::wire::v1::{self, EntryStamp};
+use crate::wire::v0;
 
 /// An entry in the state, under its version.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +31,19 @@ impl Stored {
             deleted: self.deleted,
             reversioned: self.reversioned,
             stamp: self.stamp,
+        }
+    }
+}
+
+impl Stored {
+    /// As Piko knows it, without its history.
+    pub(super) fn on_wire_v0(&self, version: u64) -> v0::Entry<'_> {
+        v0::Entry {
+            key: self.key.as_bytes(),
+            value: &self.value,
+            version,
+            internal: self.internal,
+            deleted: self.deleted,
         }
     }
 }

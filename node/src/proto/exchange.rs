@@ -14,6 +14,7 @@ use rand::Rng as _;
 use super::Outbox;
 use super::core::Core;
 use super::outbox::Transmit;
+use super::peer::Protocol;
 use super::state::SELF;
 use crate::wire::v1::{Digest, Kind, Listed, NodeHead, PacketWriter, SUMMARY_MAX, Sender, Step};
 
@@ -38,7 +39,7 @@ pub(super) struct Comparison {
     /// Newer here: positions, and versions known there.
     pub(super) gives: Vec<(usize, u64)>,
     /// Nodes that it listed, by position.
-    listed: Vec<bool>,
+    pub(super) listed: Vec<bool>,
     /// Apart from the nodes listed, both know the same.
     pub(super) rest_equal: bool,
 }
@@ -85,7 +86,7 @@ impl Core {
                 theirs.remove(entry.node, entry.version);
             }
             let Some(index) = self.state.find_ref(entry.node) else {
-                if self.may_ask_for(entry, asker.now) {
+                if self.may_ask_for(entry) {
                     wants.push(Listed { node: entry.node, version: 0 });
                 }
                 continue;
@@ -117,16 +118,11 @@ impl Core {
                 }
             }
         }
-        // Own knowledge may have changed above.
-        if listed[SELF] {
-            *rest_equal = ours == theirs;
-        } else {
-            *rest_equal = theirs == ours;
-        }
+        *rest_equal = ours == theirs;
     }
 
     /// Is this unknown node worth asking for? Counts why not.
-    fn may_ask_for(&mut self, entry: Listed, now: MonoNs) -> bool {
+    fn may_ask_for(&mut self, entry: Listed) -> bool {
         if entry.version == 0 {
             return false;
         }
@@ -134,7 +130,7 @@ impl Core {
             self.counters.version_jump += 1;
         } else if self.state.len() >= self.config.limits.nodes {
             self.counters.node_limit += 1;
-        } else if self.is_buried(entry.node, entry.version, now) {
+        } else if self.is_buried(entry.node, entry.version) {
             self.counters.buried += 1;
         } else {
             return true;
@@ -157,6 +153,11 @@ impl Core {
         // The summary goes first: it must not starve behind what is given.
         let room = step.map_or(0, |_| SUMMARY_MAX + (found.wants.len() * 9).min(max / 3));
         let (mut next, mut summary) = (0, step);
+        if step.is_some() && asker.allowance.is_none() {
+            self.collect_suspicions(asker.member);
+        } else {
+            self.suspicions.clear();
+        }
         for number in 0..packets {
             let transmit = self.open(asker.addr, Kind::Delta, asker.now, out);
             let sender = Sender { node_id: self.config.id.as_str(), answers: Some(asker.packet) };
@@ -176,6 +177,9 @@ impl Core {
                     written = w.node(&head, node.since(from), SUMMARY_MAX);
                 }
                 written_any |= written.entries > 0;
+                if index == SELF {
+                    self.given = self.given.max(written.last_version.unwrap_or(0));
+                }
                 self.counters.delta_entries_sent += written.entries as u64;
                 self.counters.oversized += u64::from(written.oversized);
                 if written.left_out == 0 || written.oversized {
@@ -186,8 +190,6 @@ impl Core {
                 break;
             }
             if let Some(step) = summary.take() {
-                self.suspicions.clear();
-                self.collect_suspicions(asker.now);
                 w.begin_digest(step, self.state.sum(), &self.suspicions);
                 for listed in &found.wants {
                     w.list(*listed);
@@ -223,8 +225,7 @@ impl Core {
         let (addr, verified) = (peer.addr, peer.peer.verified);
         let transmit = self.open(addr, Kind::Digest, now, out);
         self.asked(index, transmit.id.counter, now);
-        self.suspicions.clear();
-        self.collect_suspicions(now);
+        self.collect_suspicions(Some(index));
         let sender = Sender { node_id: self.config.id.as_str(), answers: None };
         let max = self.config.max_packet;
         let mut w = PacketWriter::digest(
@@ -269,7 +270,7 @@ impl Core {
         let (id, member) = self.links.next(to);
         let destination = member.map(|index| self.state[index].id.clone());
         let start = out.buffer.len();
-        Transmit { to, destination, kind, id, handed_over: now, range: start..start }
+        Transmit { to, destination, kind, id, protocol: Protocol::V1, handed_over: now, range: start..start }
     }
 }
 

@@ -113,7 +113,7 @@ impl Node {
         self.stored_since(version).map(|(version, entry)| entry.on_wire(version))
     }
     /// The same as it is held.
-    pub(super) fn stored_since(&self, version: u64) -> impl Iterator<Item = (u64, &Stored)> {
+    pub(super) fn stored_since(&self, version: u64) -> impl Iterator<Item = (u64, &Stored)> + Clone {
         use std::ops::Bound::{Excluded, Unbounded};
         self.entries.range((Excluded(version), Unbounded)).map(|(version, entry)| (*version, entry))
     }

@@ -50,8 +50,8 @@ pub struct Suspect {
     pub node: NodeRef,
     /// The newest of its versions that the accuser knows: a newer one clears it.
     pub version: u64,
-    /// The sender itself asked in vain; else it passes on what it heard.
-    pub own: bool,
+    /// Who asked it in vain.
+    pub by: NodeRef,
 }
 
 /// Reads `(node, number)` pairs: 6 bytes, then a number in 7-bit groups, least first (LEB128).
@@ -59,7 +59,7 @@ pub struct Suspect {
 struct Pairs<'a>(&'a [u8]);
 
 impl Pairs<'_> {
-    fn next(&mut self) -> Result<Option<(NodeRef, u64)>, WireError> {
+    fn read(&mut self) -> Result<Option<(NodeRef, u64)>, WireError> {
         if self.0.is_empty() {
             return Ok(None);
         }
@@ -81,9 +81,12 @@ impl Pairs<'_> {
         Err(WireError::TooLarge("a version beyond 64 bits"))
     }
 
-    fn check(mut self) -> Result<(), WireError> {
-        while self.next()?.is_some() {}
-        Ok(())
+    /// A pair with the accuser's name behind it.
+    fn next_suspect(&mut self) -> Result<Option<Suspect>, WireError> {
+        let Some((node, version)) = self.read()? else { return Ok(None) };
+        let (by, rest) = self.0.split_first_chunk().ok_or(WireError::Truncated)?;
+        self.0 = rest;
+        Ok(Some(Suspect { node, version, by: NodeRef::from_bytes(*by) }))
     }
 }
 
@@ -92,7 +95,7 @@ impl Iterator for Pairs<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         // All were read once already, so none is an error.
-        Pairs::next(self).ok().flatten()
+        self.read().ok().flatten()
     }
 }
 
@@ -114,8 +117,9 @@ impl<'a> Digest<'a> {
         let sum = StateSum::from_u64(r.uint()?);
         let (suspects, listed) = (r.bytes()?, r.bytes()?);
         r.skip(unknown)?;
-        Pairs(suspects).check()?;
-        Pairs(listed).check()?;
+        let (mut checked, mut accused) = (Pairs(listed), Pairs(suspects));
+        while checked.read()?.is_some() {}
+        while accused.next_suspect()?.is_some() {}
         Ok(Self { step, sum, suspects, listed })
     }
     /// Its nodes, in the order sent.
@@ -124,7 +128,8 @@ impl<'a> Digest<'a> {
     }
     /// Who may be dead.
     pub fn suspects(&self) -> impl Iterator<Item = Suspect> + use<'a> {
-        Pairs(self.suspects).map(|(node, number)| Suspect { node, version: number >> 1, own: number & 1 != 0 })
+        let mut pairs = Pairs(self.suspects);
+        std::iter::from_fn(move || pairs.next_suspect().ok().flatten())
     }
     /// Lists it no node?
     pub const fn is_empty(&self) -> bool {
@@ -159,10 +164,11 @@ impl DigestPart {
         let at = out.len();
         put_bytes(out, &[]);
         for suspect in suspects {
-            if out.len() - at - 2 + PAIR_MAX > suspect_room.min(0xff) {
+            if out.len() - at - 2 + PAIR_MAX + NodeRef::LEN > suspect_room.min(0xff) {
                 break;
             }
-            put_pair(out, suspect.node, suspect.version << 1 | u64::from(suspect.own));
+            put_pair(out, suspect.node, suspect.version);
+            out.extend_from_slice(&suspect.by.to_bytes());
         }
         out[at + 1] = (out.len() - at - 2) as u8;
         let listed_at = out.len();

@@ -7,7 +7,7 @@
 //! digest  [header, summary]
 //! delta   [header, eager bool, [[id, addr, from_version, known_version, [entry...]]...], summary or nil]
 //! summary [step, sum, suspects, listed]         step: 0 request, 1 answer, 2 pull, 3 offer
-//!         suspects, listed: bytes, pairs of node (6 bytes) and number (LEB128): 2 x version + own, version
+//!         listed: bytes, pairs of node (6 bytes) and version (LEB128); suspects: the same, each with its accuser
 //! header  [id, sent_wall_ns, t1_minus_t0_ns, [theta_ns, bound_ns, state, source], [timing report...],
 //!          packet id that this answers, or nil]
 //! entry   [key or its number, value, version, flags, stamp or nil]    flags: 1 internal, 2 deleted, 4 re-versioned

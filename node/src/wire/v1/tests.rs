@@ -121,7 +121,7 @@ const SENDER: Sender<'_> = Sender { node_id: "a", answers: None };
 fn a_digest(step: Step) -> Vec<u8> {
     let mut out = Vec::new();
     let id = PacketId { incarnation: 1, counter: 2 };
-    let suspect = Suspect { node: NodeRef::of("c"), version: 1, own: true };
+    let suspect = Suspect { node: NodeRef::of("c"), version: 3, by: NodeRef::of("a") };
     let sum = StateSum::from_u64(0x0102_0304_0506_0708);
     let mut w = PacketWriter::digest(&mut out, MAX, id, &SENDER, step, sum, &[suspect]);
     assert!(w.list(Listed { node: NodeRef::of("b"), version: 300 }));
@@ -139,9 +139,9 @@ proptest! {
     #[test]
     fn digests_come_back(pid in packet_id(), me in id(), answers in prop::option::of(packet_id()), step in step(), sum: u64,
                          nodes in prop::collection::vec((node_ref(), any::<u64>(), 0u32..64), 0..150),
-                         suspects in prop::collection::vec((node_ref(), 0..u64::MAX / 2, any::<bool>()), 0..20)) {
+                         suspects in prop::collection::vec((node_ref(), any::<u64>(), node_ref()), 0..20)) {
         let mut out = vec![7; 5];
-        let suspects: Vec<_> = suspects.into_iter().map(|(node, version, own)| Suspect { node, version, own }).collect();
+        let suspects: Vec<_> = suspects.into_iter().map(|(node, version, by)| Suspect { node, version, by }).collect();
         let sum = StateSum::from_u64(sum);
         let mut w = PacketWriter::digest(&mut out, MAX, pid, &Sender { node_id: &me, answers }, step, sum, &suspects);
         let all: Vec<_> = nodes.iter().map(|(node, version, shift)| Listed { node: *node, version: version >> shift }).collect();

@@ -38,6 +38,8 @@ pub struct NodeWritten {
     pub left_out: usize,
     /// The first of those does not even fit an empty packet: nothing of this node above it can travel.
     pub oversized: bool,
+    /// Version of the last one written.
+    pub last_version: Option<u64>,
 }
 
 impl<'b> PacketWriter<'b> {
@@ -123,6 +125,7 @@ impl<'b> PacketWriter<'b> {
                 break;
             }
             written.entries += 1;
+            written.last_version = Some(entry.version);
         }
         written.left_out += entries.count();
         if written.entries == 0 {
