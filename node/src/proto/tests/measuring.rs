@@ -4,7 +4,8 @@ use probe_ebpf::time::{Bounded, Span};
 
 use super::craft::{delta, entry, hand, head};
 use super::net::{Faults, KERNEL, Net, address, clock, id};
-use crate::proto::{BEACON_KEY, EntryArrival, EntryKind, NotSample, Propagation};
+use crate::proto::{EntryArrival, EntryKind, NotSample, Propagation};
+use crate::wire::BEACON_KEY;
 use crate::wire::v1::{Entry, EntryStamp};
 
 const MINUTE: Span = Span::from_secs(60);
