@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use probe_ebpf::time::Span;
+use probe_user::clock::mapping::Injected;
 
 use crate::proto;
 
@@ -29,6 +30,9 @@ pub const MAX_NODE_ID: usize = 128;
 const MAX_UDP_PAYLOAD: usize = 65_507;
 /// Below this a digest of a few nodes no longer fits.
 const MIN_PACKET: usize = proto::Config::MAX_PACKET_MIN;
+
+/// No clock drifts by a tenth.
+const MOST_DRIFT_PPB: i64 = 100_000_000;
 
 /// What a node runs with; everything is checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,7 +80,7 @@ pub struct Config {
     /// How much is logged.
     pub log: LogLevel,
     /// Error added to the wall clock (tests).
-    pub inject_clock_error: Span,
+    pub inject_clock_error: Injected,
 }
 
 /// Why the settings can't be used. Nothing has been opened or started yet.
@@ -206,7 +210,16 @@ impl Settings {
             )?),
             rcvbuf_bytes: self.rcvbuf_bytes,
             log: self.log.unwrap_or_default(),
-            inject_clock_error: Span::from_nanos(self.inject_clock_error_ns.unwrap_or(0)),
+            inject_clock_error: Injected {
+                at_boot: Span::from_nanos(self.inject_clock_error_ns.unwrap_or(0)),
+                drift_ppb: within(
+                    "inject_clock_drift_ppb",
+                    self.inject_clock_drift_ppb,
+                    0,
+                    -MOST_DRIFT_PPB,
+                    MOST_DRIFT_PPB,
+                )?,
+            },
         })
     }
 }

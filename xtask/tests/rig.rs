@@ -13,6 +13,7 @@ use std::{env, fs, thread};
 
 use nix::sys::signal::Signal;
 use xtask::exec;
+use xtask::lab::switch::clock::mono_now;
 use xtask::rig::chrony::{self, Following, NTP_PORT, Served};
 use xtask::rig::{ChronyClient, ChronyServer, Hosts, Namespace, Process, can_make_hosts, sandbox, wait_for};
 
@@ -123,6 +124,31 @@ fn chronyd_reports_the_offset_that_was_asked_for() {
     }
     server.process().kill().unwrap();
     server.process().ensure_running().unwrap_err();
+}
+
+#[test]
+fn a_server_that_drifts_makes_the_clock_seem_to_drift_the_other_way() {
+    if !can_make_hosts() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let hosts = Hosts::new(1).unwrap();
+    let address = SocketAddr::new(hosts.switch_v4().into(), NTP_PORT);
+    let served = Served { drift_ppm: -200.0 };
+    let started = mono_now();
+    let server = ChronyServer::start("server", Some(hosts.switch()), address, served, dir.path()).unwrap();
+    let following = Following::server(server.address()).offset(0.010);
+    let mut client =
+        ChronyClient::start("client", Some(hosts[0].namespace()), following, dir.path()).unwrap();
+    let told = || 0.010 - 200e-6 * (mono_now() - started).as_secs_f64();
+    client.wait_reporting(told).unwrap();
+    let (tracking, expected) = wait_for("a drift of a millisecond", PATIENCE, || {
+        let (tracking, expected) = (client.tracking()?, told());
+        Ok((tracking.correction < 0.009).then_some((tracking, expected)))
+    })
+    .unwrap();
+    println!("reported {}, expected {expected}", tracking.correction);
+    assert!((tracking.correction - expected).abs() < 300e-6, "expected {expected}, got {tracking:?}");
 }
 
 /// Names the directory in which the sandboxed runner of [`killing_the_visible_process_leaves_nothing`] says

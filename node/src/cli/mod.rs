@@ -177,6 +177,8 @@ mod tests {
     use super::*;
     use crate::config::{Host, LogLevel, ProbeMode};
     use clap::CommandFactory;
+    use probe_ebpf::time::Span;
+    use probe_user::clock::mapping::Injected;
 
     #[test]
     fn the_definition_is_consistent() {
@@ -217,6 +219,8 @@ mod tests {
             "/f",
             "--inject-clock-error-ns",
             "-50000000",
+            "--inject-clock-drift-ppb",
+            "-50000",
             "--log",
             "debug",
         ])
@@ -229,7 +233,8 @@ mod tests {
             (config.probe, config.log, config.probe_stats),
             (ProbeMode::Timestamping, LogLevel::Debug, true)
         );
-        assert_eq!(config.inject_clock_error.as_nanos(), -50_000_000);
+        let injected = Injected { at_boot: Span::from_millis(-50), drift_ppb: -50_000 };
+        assert_eq!(config.inject_clock_error, injected);
         assert_eq!(config.interval.as_millis(), 50);
         assert_eq!((config.record, config.final_report), (Some("/r".into()), Some("/f".into())));
     }

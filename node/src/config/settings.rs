@@ -103,10 +103,14 @@ pub struct Settings {
     /// Write the node's report to this file at exit, as JSON
     #[arg(long, value_name = "FILE")]
     pub final_report: Option<PathBuf>,
-    /// Test aid: pretend that the wall clock is this wrong, in nanoseconds, positive = fast
+    /// Test aid: pretend that the wall clock was this wrong at the boot, in nanoseconds, positive = fast
     #[arg(long, value_name = "N", hide = true, allow_negative_numbers = true)]
     #[serde(skip)]
     pub inject_clock_error_ns: Option<i64>,
+    /// Test aid: and that it has gained so many nanoseconds a second since (CLOCK_MONOTONIC)
+    #[arg(long, value_name = "N", hide = true, allow_negative_numbers = true)]
+    #[serde(skip)]
+    pub inject_clock_drift_ppb: Option<i64>,
     /// Test aid: read the kernel's BTF from here
     #[arg(long, value_name = "FILE", hide = true)]
     #[serde(skip)]
@@ -159,6 +163,7 @@ impl Settings {
             record: self.record.or(other.record),
             final_report: self.final_report.or(other.final_report),
             inject_clock_error_ns: self.inject_clock_error_ns.or(other.inject_clock_error_ns),
+            inject_clock_drift_ppb: self.inject_clock_drift_ppb.or(other.inject_clock_drift_ppb),
             btf: self.btf.or(other.btf),
             slow_handler_us: self.slow_handler_us.or(other.slow_handler_us),
             rcvbuf_bytes: self.rcvbuf_bytes.or(other.rcvbuf_bytes),

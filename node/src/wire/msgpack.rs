@@ -196,9 +196,7 @@ enum Integer {
 impl Integer {
     fn signed(self) -> Result<i64, WireError> {
         match self {
-            Self::Unsigned(n) => {
-                i64::try_from(n).map_err(|_| WireError::TooLarge("a number beyond 63 bits"))
-            }
+            Self::Unsigned(n) => i64::try_from(n).map_err(|_| WireError::TooLarge("a number beyond 63 bits")),
             Self::Negative(n) => Ok(n),
         }
     }

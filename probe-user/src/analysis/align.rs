@@ -100,7 +100,7 @@ mod tests {
                 real_minus_mono: Span::from_secs(1_000_000),
                 error: Span::from_nanos(20),
                 epoch: 0,
-                injected: Span::from_millis(theta_ms),
+                injected: Span::from_millis(theta_ms).into(),
             },
             offset: ClockOffset {
                 theta: Span::from_millis(theta_ms),

@@ -91,19 +91,49 @@ impl Epochs {
     }
 }
 
+/// A wall clock that is wrong on purpose, for tests: by some error, which drifts.
+///
+/// The error is told as of the boot, when `CLOCK_MONOTONIC` was zero: a node that is started again on the same host
+/// has the same clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Injected {
+    /// Error at the boot; positive is fast.
+    pub at_boot: Span,
+    /// What it gains, in nanoseconds a second.
+    pub drift_ppb: i64,
+}
+
+impl Injected {
+    /// The error at this instant: exact, rounded down to the nanosecond, saturating.
+    pub fn at(&self, when: MonoNs) -> Span {
+        // 63 bits each: the product fits into 128.
+        let gained = (i128::from(when.as_nanos()) * i128::from(self.drift_ppb)).div_euclid(1_000_000_000);
+        let error = i128::from(self.at_boot.as_nanos()) + gained;
+        let saturated = if error < 0 { i64::MIN } else { i64::MAX };
+        Span::from_nanos(i64::try_from(error).unwrap_or(saturated))
+    }
+}
+
+impl From<Span> for Injected {
+    /// An error that stays as it is.
+    fn from(error: Span) -> Self {
+        Self { at_boot: error, drift_ppb: 0 }
+    }
+}
+
 /// Reads the mapping again and again, and counts its steps.
 ///
 /// After a step every clock offset that was read before it is void: read that again too.
 #[derive(Clone, Copy, Debug)]
 pub struct MappingReader {
-    injected: Span,
+    injected: Injected,
     epochs: Epochs,
 }
 
 impl MappingReader {
     /// A reader whose mappings carry `injected` as the error of the node's wall clock: zero outside tests.
-    pub fn new(injected: Span) -> Self {
-        Self { injected, epochs: Epochs::default() }
+    pub fn new(injected: impl Into<Injected>) -> Self {
+        Self { injected: injected.into(), epochs: Epochs::default() }
     }
 
     /// The mapping now, from the narrowest of ten brackets; takes about a microsecond.
@@ -178,13 +208,47 @@ mod tests {
     fn the_error_is_injected_into_the_wall_clock_only() {
         let injected = Span::from_millis(-50);
         let mapping = MappingReader::new(injected).accept(&bracket(100, 5_000, 120));
-        let plain = Mapping { injected: Span::ZERO, ..mapping };
+        let plain = Mapping { injected: Injected::default(), ..mapping };
         let at = MonoNs::from_nanos(7);
         assert_eq!(mapping.wall(at) - plain.wall(at), injected);
         assert_eq!(plain.wall(at), WallNs::from_nanos(7 + 4_890));
         let real = RealNs::from_nanos(5_000);
         assert_eq!(mapping.mono_of_real(real), plain.mono_of_real(real));
         assert_eq!(mapping.mono_of_real(real), MonoNs::from_nanos(110));
+    }
+
+    /// A drifting clock errs by what has passed, wherever the mapping was read; stamps of the kernel follow.
+    #[test]
+    fn a_drift_is_injected_by_the_instant_that_is_asked_about() {
+        let injected = Injected { at_boot: Span::from_millis(3), drift_ppb: -50_000 };
+        let mapping = MappingReader::new(injected).accept(&bracket(100, 5_000, 120));
+        let plain = Mapping { injected: Injected::default(), ..mapping };
+        for (seconds, micros) in [(0, 3_000), (1, 2_950), (100, -2_000)] {
+            let at = MonoNs::from_nanos(seconds * 1_000_000_000);
+            assert_eq!(mapping.wall(at) - plain.wall(at), Span::from_micros(micros));
+        }
+        let real = RealNs::from_nanos(5_000);
+        assert_eq!(mapping.mono_of_real(real), plain.mono_of_real(real));
+    }
+
+    proptest! {
+        /// Against the same in whole seconds; never off by more than the rounding, and nothing overflows.
+        #[test]
+        fn a_drift_is_exact(at_boot in -1i64 << 50..1 << 50, ppb in -1_000_000i64..=1_000_000, seconds in 0i64..1 << 32) {
+            let injected = Injected { at_boot: Span::from_nanos(at_boot), drift_ppb: ppb };
+            let exact = injected.at(MonoNs::from_nanos(seconds * 1_000_000_000));
+            prop_assert_eq!(exact, Span::from_nanos(at_boot + ppb * seconds));
+            let later = injected.at(MonoNs::from_nanos(seconds * 1_000_000_000 + 999_999_999));
+            prop_assert!((later - exact - Span::from_nanos(ppb)).abs() <= Span::from_nanos(1 + ppb.abs() / 1_000_000_000));
+        }
+
+        #[test]
+        fn any_drift_saturates(at_boot: i64, drift_ppb: i64, when: i64) {
+            let injected = Injected { at_boot: Span::from_nanos(at_boot), drift_ppb };
+            let (error, drift) = (injected.at(MonoNs::from_nanos(when)), i128::from(drift_ppb) * i128::from(when));
+            prop_assert!(drift < 0 || error.as_nanos() >= at_boot);
+            prop_assert!(drift >= 0 || error.as_nanos() <= at_boot);
+        }
     }
 
     /// On the real clocks, which nobody steps during a test run: narrow, and no step where there is none.

@@ -13,6 +13,8 @@ pub mod reader;
 use probe_ebpf::time::{Bounded, MonoNs, RealNs, Span, UtcNs, WallNs};
 use serde::{Deserialize, Serialize};
 
+use mapping::Injected;
+
 /// How fast an undisciplined clock may drift, in parts per billion, when its bound is aged: 50 ppm, as
 /// ClockBound assumes for commodity oscillators.
 pub const DRIFT_PPB: u32 = 50_000;
@@ -80,7 +82,7 @@ pub struct Mapping {
     /// Counts the steps of REALTIME that were seen: stamps of different epochs do not compare.
     pub epoch: u32,
     /// Error added on purpose to the node's wall clock (tests only; zero otherwise).
-    pub injected: Span,
+    pub injected: Injected,
 }
 
 impl Mapping {
@@ -90,7 +92,7 @@ impl Mapping {
     }
     /// What the node's wall clock shows at a monotonic instant.
     pub fn wall(&self, at: MonoNs) -> WallNs {
-        WallNs::from_nanos(at.as_nanos()) + self.real_minus_mono + self.injected
+        WallNs::from_nanos(at.as_nanos()) + self.real_minus_mono + self.injected.at(at)
     }
 }
 
@@ -148,7 +150,8 @@ mod tests {
     fn the_correction_undoes_the_injected_error() {
         let error = Span::from_nanos(20);
         for injected in [-50, 50].map(Span::from_millis) {
-            let mapping = Mapping { real_minus_mono: Span::from_secs(100), error, epoch: 0, injected };
+            let mapping =
+                Mapping { real_minus_mono: Span::from_secs(100), error, epoch: 0, injected: injected.into() };
             let (utc, bound) = ClockView { mapping, offset: offset(injected) }.utc(READ);
             assert_eq!(utc, UtcNs::from_nanos(100_000_001_000));
             assert_eq!(bound, Span::from_millis(1) + error);

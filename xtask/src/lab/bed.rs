@@ -8,11 +8,14 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
+use probe_ebpf::time::MonoNs;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use super::counters::Counters;
 use super::scenario::{NodeOrder, Scenario, host_name};
+use super::skew::Skew;
+use super::switch::clock::mono_now;
 use super::switch::{Capture, Closing, Finished, Journey, Port, Settings, Switch, truth};
 use super::timeline::pairs;
 use crate::rig::chrony::{Following, NTP_PORT, Served};
@@ -39,6 +42,9 @@ pub struct Seat {
     node: Option<Node>,
     place: Place,
     client: Option<ChronyClient>,
+    /// What its chronyd follows.
+    ntp: SocketAddr,
+    skew: Skew,
     /// A file for each time that a node was started here.
     records: Vec<PathBuf>,
 }
@@ -54,7 +60,8 @@ impl Seat {
 #[derive(Debug)]
 pub struct Bed {
     seats: Vec<Seat>,
-    server: Option<ChronyServer>,
+    /// One for all, and one for each host of which a drift is told.
+    servers: Vec<ChronyServer>,
     capture: Capture,
     switch: Switch,
     hosts: Hosts,
@@ -78,6 +85,10 @@ pub struct Remains {
     pub journeys: Vec<Journey>,
     /// Whether none of them is missing anywhere.
     pub closing: Closing,
+    /// By host, the error of its clock.
+    pub skews: Vec<Skew>,
+    /// When the nodes were told to end.
+    pub ended: MonoNs,
     /// How long everything took to go away.
     pub down: Duration,
     /// Keeps the files.
@@ -100,21 +111,29 @@ impl Bed {
             switch.set_all(&ports(&pairs(order, scenario.hosts)), order.is)?;
         }
         tell("clocks");
-        let ntp = SocketAddr::new(Port::HUB.v4().into(), NTP_PORT);
-        let server =
-            ChronyServer::start("ntp-server", Some(hosts.switch()), ntp, Served::default(), dir.path())?;
-        let seats = (0..scenario.hosts)
-            .map(|index| Seat {
-                order: scenario.node(index),
-                node: None,
-                place: Place::default(),
-                client: None,
-                records: Vec::new(),
-            })
-            .collect();
+        let hub = |port: u16| SocketAddr::new(Port::HUB.v4().into(), port);
+        let serve = |name: &str, at: SocketAddr, drift_ppm: f64| {
+            ChronyServer::start(name, Some(hosts.switch()), at, Served { drift_ppm }, dir.path())
+        };
+        let common = hub(NTP_PORT);
+        let mut servers = vec![serve("ntp-server", common, 0.0)?];
+        let mut seats = Vec::new();
+        for index in 0..scenario.hosts {
+            let order = scenario.node(index);
+            let drift_ppm = order.ntp_server_drift_ppm();
+            // What is served drifts from the daemon's start on; the milliseconds that this takes are nothing to ppm.
+            let skew = Skew::of(&order, mono_now());
+            let mut ntp = common;
+            if drift_ppm != 0.0 {
+                ntp = hub(NTP_PORT + 1 + u16::try_from(index)?);
+                servers.push(serve(&format!("ntp-server-{}", host_name(index)), ntp, drift_ppm)?);
+            }
+            let place = Place::default();
+            seats.push(Seat { order, node: None, place, client: None, ntp, skew, records: Vec::new() });
+        }
         let mut bed = Self {
             seats,
-            server: Some(server),
+            servers,
             capture,
             switch,
             hosts,
@@ -126,9 +145,11 @@ impl Bed {
             let offset = bed.seats[index].order.ntp_offset_s();
             bed.follow(index, offset)?;
         }
-        each(&mut bed.seats, |seat| match &mut seat.client {
-            Some(client) => client.wait_synchronised().map(drop),
-            None => Ok(()),
+        each(&mut bed.seats, |seat| {
+            let (offset_s, drift_ppm) = (seat.order.ntp_offset_s(), seat.order.ntp_server_drift_ppm());
+            let since = seat.skew.since;
+            let told = || offset_s + drift_ppm * 1e-6 * (mono_now() - since).as_secs_f64();
+            seat.client.as_mut().map_or(Ok(()), |client| client.wait_reporting(told).map(drop))
         })?;
         tell("nodes");
         for index in 0..scenario.hosts {
@@ -190,7 +211,8 @@ impl Bed {
         spec.metrics_bind = Some(node::metrics_everywhere());
         spec.probe_stats = true;
         spec.probe = "ebpf";
-        spec.inject_clock_error_ns = (seat.order.clock_error_ms * 1e6) as i64;
+        spec.inject_clock_error_ns = seat.skew.at_boot();
+        spec.inject_clock_drift_ppb = seat.skew.drift_ppb;
         let record = self.dir.path().join(format!("{}-{}.record", host_name(host), seat.records.len()));
         spec.record = Some(record.clone());
         let flags =
@@ -218,16 +240,16 @@ impl Bed {
         let seat = &mut self.seats[host];
         // The old one has to give its ports back first.
         seat.client = None;
-        let following = Following::server(SocketAddr::new(Port::HUB.v4().into(), NTP_PORT)).offset(offset_s);
+        let following = Following::server(seat.ntp).offset(offset_s);
         let name = format!("ntp-{}", host_name(host));
         seat.client =
             Some(ChronyClient::start(&name, Some(self.hosts[host].namespace()), following, self.dir.path())?);
         Ok(())
     }
 
-    /// Kills the NTP server.
+    /// Kills the NTP servers.
     pub fn kill_ntp(&mut self) -> Result<()> {
-        self.server.take().map_or(Ok(()), |mut server| server.process().kill())
+        self.servers.drain(..).try_for_each(|mut server| server.process().kill())
     }
 
     /// An error that names the first process that has ended by itself, with what it said.
@@ -272,16 +294,18 @@ impl Bed {
     /// Takes everything down, nodes in good order so that their reports are complete.
     pub fn down(self) -> Result<Remains> {
         let watch = Stopwatch::start();
-        let Self { mut seats, server, capture, switch, hosts, binary: _, ipv6: _, dir } = self;
+        let ended = mono_now();
+        let Self { mut seats, servers, capture, switch, hosts, binary: _, ipv6: _, dir } = self;
         let reports = stop_nodes(&mut seats)?;
         // The clocks' traffic ends before it is counted, too.
         seats.iter_mut().for_each(|seat| seat.client = None);
-        drop(server);
+        drop(servers);
         thread::sleep(SETTLE);
         let counters =
             hosts.iter().map(|host| Counters::of(host.namespace())).collect::<Result<Vec<Counters>>>()?;
         let captured = capture.stop()?;
         let switch = switch.stop()?;
+        let skews = seats.iter().map(|seat| seat.skew).collect();
         let records = seats.into_iter().map(|seat| seat.records).collect();
         drop(hosts);
         let down = watch.elapsed();
@@ -292,7 +316,7 @@ impl Bed {
             captured.missed
         );
         let (journeys, closing) = truth::join(&captured.stamps, switch.log.records());
-        Ok(Remains { records, reports, counters, switch, journeys, closing, down, _dir: dir })
+        Ok(Remains { records, reports, counters, switch, journeys, closing, skews, ended, down, _dir: dir })
     }
 }
 

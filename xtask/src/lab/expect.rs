@@ -134,8 +134,8 @@ fn cases(expectation: &Expectation, measured: &Measured) -> Vec<Case> {
             Some((counter(host, "rcvbuf_dropped")?, Some(truth)))
         }),
         Subject::ClockOffset => at_nodes(&|host| {
-            let offset = measured.report(host)?["clock"]["offset_ns"].as_f64()?;
-            Some((offset, Some(*measured.clock_errors.get(host)? as f64)))
+            let (offset, truth) = measured.clock_offset(host)?;
+            Some((offset, Some(truth)))
         }),
         Subject::Unaccounted => {
             let unaccounted = measured.unaccounted();

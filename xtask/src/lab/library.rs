@@ -30,6 +30,7 @@ const FILES: &[(&str, &str)] = files![
     "churn",
     "ipv6",
     "skew-honest",
+    "drift-honest",
     "ntp-lies",
     "hosts-20",
 ];

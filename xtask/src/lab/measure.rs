@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use probe_ebpf::time::MonoNs;
+use probe_ebpf::time::{MonoNs, Span};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::bed::Remains;
 use super::counters::{Counters, Usage};
 use super::packets::{Packets, SEGMENTS, host_of, number_of, quantile};
-use super::scenario::{Scenario, host_name};
+use super::scenario::host_name;
 use super::switch::{Class, Port, Record};
 
 /// Everything that expectations and reports are made of.
@@ -27,8 +27,6 @@ pub struct Measured {
     pub up_ns: i64,
     /// Whether the gossip went over IPv6.
     pub ipv6: bool,
-    /// By host, the clock's error that was injected, in nanoseconds.
-    pub clock_errors: Vec<i64>,
 }
 
 /// What a node used.
@@ -54,6 +52,14 @@ impl Measured {
     /// A host's final report, if its node lived to the end.
     pub fn report(&self, host: usize) -> Option<&Value> {
         self.remains.reports.get(host)?.as_ref()
+    }
+
+    /// What a host's final report says that its clock is off by, and what it was off by when that was read; in
+    /// nanoseconds.
+    pub fn clock_offset(&self, host: usize) -> Option<(f64, f64)> {
+        let clock = &self.report(host)?["clock"];
+        let read = self.remains.ended - Span::from_nanos(clock["age_ns"].as_i64()?);
+        Some((clock["offset_ns"].as_f64()?, self.remains.skews.get(host)?.at(read) as f64))
     }
 
     /// UDP packets that the hosts' kernels sent, less those that the switch read, by host.
@@ -125,9 +131,4 @@ impl Measured {
             .collect::<serde_json::Map<_, _>>()
             .into()
     }
-}
-
-/// The clock errors that a scenario injects, by host.
-pub fn clock_errors(scenario: &Scenario) -> Vec<i64> {
-    (0..scenario.hosts).map(|host| (scenario.node(host).clock_error_ms * 1e6) as i64).collect()
 }

@@ -15,6 +15,7 @@ pub mod plot;
 pub mod report;
 pub mod run;
 pub mod scenario;
+pub mod skew;
 pub mod soak;
 pub mod switch;
 pub mod timeline;

@@ -13,7 +13,7 @@ use super::bed::Bed;
 use super::counters::Usage;
 use super::expect;
 use super::load::Writer;
-use super::measure::{Measured, Used, clock_errors};
+use super::measure::{Measured, Used};
 use super::packets::Packets;
 use super::plot;
 use super::report::Report;
@@ -131,8 +131,7 @@ fn measure(scenario: &Scenario, seed: u64, binary: &Path, interrupt: &Interrupt)
         packets.joined.len(),
         remains.switch.totals.all
     ));
-    let clock_errors = clock_errors(scenario);
-    Ok(Measured { packets, remains, usage, not_converged, up_ns, ipv6: scenario.ipv6, clock_errors })
+    Ok(Measured { packets, remains, usage, not_converged, up_ns, ipv6: scenario.ipv6 })
 }
 
 /// Does every step in its time, until the scenario is over.

@@ -69,14 +69,24 @@ pub struct NodeOrder {
     pub rcvbuf_bytes: Option<u64>,
     /// Error of its wall clock; positive is fast.
     pub clock_error_ms: f64,
+    /// What its wall clock gains; positive is ever faster.
+    pub clock_drift_ppm: f64,
     /// What its chronyd says the clock lacks; the truth (minus the error) if absent.
     pub ntp_offset_ms: Option<f64>,
+    /// What its chronyd says the clock gains; the truth (the drift) if absent.
+    pub ntp_drift_ppm: Option<f64>,
 }
 
 impl NodeOrder {
     /// What its chronyd is told to report, in seconds; positive when the clock is slow.
     pub fn ntp_offset_s(&self) -> f64 {
         self.ntp_offset_ms.unwrap_or(-self.clock_error_ms) / 1e3
+    }
+
+    /// How its chronyd's server runs against this machine's clock, in ppm: as the host's clock drifts, the other way
+    /// round.
+    pub fn ntp_server_drift_ppm(&self) -> f64 {
+        -self.ntp_drift_ppm.unwrap_or(self.clock_drift_ppm)
     }
 }
 

@@ -4,6 +4,9 @@ use super::scenario::{
     Action, Event, Expectation, LinkOrder, MAX_HOSTS, Reference, Scenario, Subject, host_index,
 };
 
+/// What chronyd follows without trouble, and far more than real clocks do.
+const MOST_DRIFT_PPM: f64 = 200.0;
+
 /// The first thing that makes no sense.
 pub(super) fn check(scenario: &Scenario) -> Result<(), String> {
     let Scenario { name: _, about, hosts, seconds, ipv6: _, links, nodes, load, events, expectations } =
@@ -23,6 +26,15 @@ pub(super) fn check(scenario: &Scenario) -> Result<(), String> {
     };
     links.iter().try_for_each(|order| link(order, &known))?;
     nodes.keys().try_for_each(known)?;
+    for (name, node) in nodes {
+        for ppm in [Some(node.clock_drift_ppm), node.ntp_drift_ppm].into_iter().flatten() {
+            if !(-MOST_DRIFT_PPM..=MOST_DRIFT_PPM).contains(&ppm) {
+                return Err(format!(
+                    "`{name}` drifts by {ppm} ppm; {MOST_DRIFT_PPM} either way are possible"
+                ));
+            }
+        }
+    }
     load.nodes.iter().flatten().try_for_each(known)?;
     if !(0.0..=10_000.0).contains(&load.changes_per_s) || load.burst == 0 || load.keys == 0 {
         return Err(
@@ -150,6 +162,8 @@ mod tests {
             ("hosts = 1", "1 hosts"),
             ("colour = 'red'", "unknown field `colour`"),
             ("[[link]]\nfrom = 'd'\nis = {}", "no host `d`"),
+            ("[node.b]\nclock_drift_ppm = 201", "`b` drifts by 201 ppm"),
+            ("[node.b]\nntp_drift_ppm = nan", "`b` drifts by NaN ppm"),
             ("[[link]]\nfrom = 'a'\nto = 'a'\nis = {}", "from `a` to `a`"),
             ("[[link]]\nis = { duplicate = 2 }", "duplicate is 2"),
             ("[[event]]\nat_s = 8\nfor_s = 3\ndo.kill_ntp = {}", "within the 10 s"),

@@ -151,13 +151,19 @@ impl ChronyClient {
 
     /// Waits until it follows its server and reports the offset that it was given, to a millisecond.
     pub fn wait_synchronised(&mut self) -> Result<Tracking> {
-        let what = format!("{} to be synchronised", self.process.name());
         let offset = self.offset;
+        self.wait_reporting(|| offset)
+    }
+
+    /// Waits until it follows its server and reports what `correction` says then, in seconds, to a millisecond: for a
+    /// server that drifts.
+    pub fn wait_reporting(&mut self, correction: impl Fn() -> f64) -> Result<Tracking> {
+        let what = format!("{} to be synchronised", self.process.name());
         let alive = |client: &mut Self| client.process.ensure_running();
         wait_on(self, &what, PATIENCE, alive, |client| {
             let tracking = client.tracking()?;
             ensure!(tracking.synchronised, "not synchronised yet");
-            ensure!((tracking.correction - offset).abs() < 1e-3, "reports {tracking:?}");
+            ensure!((tracking.correction - correction()).abs() < 1e-3, "reports {tracking:?}");
             Ok(Some(tracking))
         })
     }

@@ -38,8 +38,10 @@ pub struct NodeSpec {
     pub chrony: Option<SocketAddr>,
     /// `--record`: file for every packet's stamps.
     pub record: Option<PathBuf>,
-    /// `--inject-clock-error-ns`: positive is fast.
+    /// `--inject-clock-error-ns`, as of the boot: positive is fast.
     pub inject_clock_error_ns: i64,
+    /// `--inject-clock-drift-ppb`, since the boot: positive is ever faster.
+    pub inject_clock_drift_ppb: i64,
     /// `--log`.
     pub log: &'static str,
     /// Anything else.
@@ -61,6 +63,7 @@ impl NodeSpec {
             chrony: None,
             record: None,
             inject_clock_error_ns: 0,
+            inject_clock_drift_ppb: 0,
             log: "info",
             extra: Vec::new(),
         }
@@ -105,6 +108,9 @@ impl NodeSpec {
         }
         if self.inject_clock_error_ns != 0 {
             command.args(["--inject-clock-error-ns", &self.inject_clock_error_ns.to_string()]);
+        }
+        if self.inject_clock_drift_ppb != 0 {
+            command.args(["--inject-clock-drift-ppb", &self.inject_clock_drift_ppb.to_string()]);
         }
         command.args(&self.extra);
         command

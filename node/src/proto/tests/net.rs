@@ -91,7 +91,7 @@ pub(super) fn clock(theta: Span) -> ClockView {
             real_minus_mono: Span::from_secs(1_700_000_000),
             error: Span::from_nanos(20),
             epoch: 0,
-            injected: theta,
+            injected: theta.into(),
         },
         offset: ClockOffset {
             theta,

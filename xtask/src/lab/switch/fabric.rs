@@ -7,7 +7,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
-use super::frame::{Destination, Port, Summary};
+use super::frame::{Destination, MAX_FRAME, Port, Summary};
 use super::link::{Cause, Fate, Link};
 use super::log::{Log, Outcome, Record};
 use super::queue::Departures;
@@ -115,6 +115,8 @@ struct Cell {
 pub const MAX_UNDER_WAY: usize = 100_000;
 
 const MAX_SPARE: usize = 4_096;
+/// Buffers made at once, so that the first packets need not wait for memory.
+const FIRST_SPARE: usize = 256;
 
 impl Fabric {
     /// Links in both directions between all of `ports`, each as `spec` says and with random numbers of its own.
@@ -128,7 +130,8 @@ impl Fabric {
             }
         }
         let departures = Departures::new(MAX_UNDER_WAY);
-        Self { ports: ports.to_vec(), links, departures, log, unroutable: 0, spare: Vec::new() }
+        let spare = (0..FIRST_SPARE).map(|_| Vec::with_capacity(MAX_FRAME)).collect();
+        Self { ports: ports.to_vec(), links, departures, log, unroutable: 0, spare }
     }
 
     /// What is asked of a link; `None` if there is no such link.
@@ -261,9 +264,9 @@ impl Fabric {
         totals
     }
 
-    /// Takes out what was logged so far; packets under way are logged later.
-    pub fn take_log(&mut self) -> Log {
-        self.log.take()
+    /// Takes out what was logged so far and goes on with `empty`; packets under way are logged there.
+    pub fn take_log(&mut self, empty: Log) -> Log {
+        std::mem::replace(&mut self.log, empty)
     }
 
     /// Ends it at `now`: what is still under way is logged as such.

@@ -38,6 +38,7 @@ pub mod selftest;
 pub mod spec;
 mod tap;
 pub mod truth;
+pub mod yardstick;
 
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
@@ -84,6 +85,7 @@ impl Default for Settings {
 pub struct Switch {
     ports: Vec<Port>,
     granted: Granted,
+    log_capacity: usize,
     /// `None` once it is to end.
     requests: Option<Sender<Request>>,
     wake: Arc<EventFd>,
@@ -125,7 +127,7 @@ impl Switch {
             let wake = Arc::clone(&wake);
             move || {
                 // The receiver waits for this.
-                let _ = tell.send(run::prepare());
+                let _ = tell.send(run::prepare(run::PRIORITY));
                 let (fabric, ended) = run::run(fabric, &taps, &received, &wake);
                 drop(taps);
                 let (totals, log) = fabric.close(clock::mono_now());
@@ -134,7 +136,8 @@ impl Switch {
             }
         })?;
         let granted = told.recv().context("the switch's thread did not start")?;
-        Ok(Self { ports, granted, requests: Some(requests), wake, thread: Some(thread) })
+        let log_capacity = settings.log_capacity;
+        Ok(Self { ports, granted, log_capacity, requests: Some(requests), wake, thread: Some(thread) })
     }
 
     /// All ports: the hosts' in their order, then the hub's.
@@ -213,7 +216,9 @@ impl Switch {
 
     /// Takes out what was logged so far. What is under way is logged later.
     pub fn take_log(&self) -> Result<Log> {
-        self.ask(|fabric, _| fabric.take_log())
+        // Made here: the switch's thread has packets to send.
+        let empty = Log::new(self.log_capacity);
+        self.ask(|fabric, _| fabric.take_log(empty))
     }
 
     /// Ends it. The hosts' `eth0` are gone when this returns.

@@ -5,6 +5,9 @@ use std::collections::BinaryHeap;
 
 use probe_ebpf::time::MonoNs;
 
+/// Room made at once.
+const FIRST: usize = 4_096;
+
 /// Items with a time each. Those of the same time leave in the order in which they came.
 #[derive(Debug)]
 pub struct Departures<T> {
@@ -22,7 +25,7 @@ struct Entry<T> {
 impl<T> Departures<T> {
     /// Room for so many.
     pub fn new(capacity: usize) -> Self {
-        Self { heap: BinaryHeap::new(), pushed: 0, capacity }
+        Self { heap: BinaryHeap::with_capacity(capacity.min(FIRST)), pushed: 0, capacity }
     }
 
     /// Adds one, or gives it back when there is no room.

@@ -1,7 +1,8 @@
 //! The switch's thread: reads devices, waits for departures, writes devices.
 //!
 //! It waits in `ppoll` until shortly before a departure is due and then polls without waiting, since being woken
-//! takes tens of microseconds. Polling is limited to a share of the time: there are hosts to run.
+//! takes tens of microseconds, and on a busy hypervisor more: how early it wakes follows how late it was woken
+//! so far. Polling is limited to a share of the time: there are hosts to run.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::eventfd::EventFd;
 use nix::sys::time::TimeSpec;
-use nix::unistd::Pid;
+use nix::unistd::{Pid, gettid};
 use probe_ebpf::time::{MonoNs, Span};
 use serde::Serialize;
 use thread_priority::{RealtimeThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy};
@@ -25,8 +26,14 @@ use super::tap::Tap;
 /// What is asked of the running switch: something to do with the fabric at a moment between two packets.
 pub(super) type Request = Box<dyn FnOnce(&mut Fabric, MonoNs) + Send>;
 
-/// So long before a departure it stops sleeping.
-const LEAD: Span = Span::from_micros(80);
+/// So long before a departure it stops sleeping, at least and at most.
+const LEAD: [Span; 2] = [Span::from_micros(80), Span::from_micros(300)];
+/// Of so many wakings one may be later than the lead.
+const LATE_ONE_IN: i64 = 100;
+/// What the lead loses with each waking that is in time.
+const LEAD_STEP: Span = Span::from_nanos(100);
+/// The switch's priority.
+pub(super) const PRIORITY: u8 = 10;
 /// One part in so many of the time may be polled away...
 const POLL_SHARE: i64 = 4;
 /// ...and so much at once after some quiet.
@@ -41,21 +48,25 @@ pub struct Granted {
     pub realtime: bool,
     /// The CPU that it is bound to, if there is more than one.
     pub cpu: Option<usize>,
+    /// Its id, by which /proc tells more of it.
+    #[serde(skip)]
+    pub thread: i32,
 }
 
-/// Asks for a real-time priority and for the last CPU, for the calling thread.
-pub(super) fn prepare() -> Granted {
+/// Asks for a real-time priority, 1 to 99, and for the last CPU, for the calling thread.
+///
+/// Memory is not locked: without a swap device there is nothing to keep from it, and what the thread writes to was
+/// written to before.
+pub(super) fn prepare(priority: u8) -> Granted {
     // For the case without real-time priority; with it there is no slack.
     let _ = nix::sys::prctl::set_timerslack(1);
     let policy = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::Fifo);
-    let priority = ThreadPriority::Crossplatform(10u8.try_into().expect("10 is between 0 and 100"));
-    let realtime = thread_priority::set_thread_priority_and_policy(
-        thread_priority::thread_native_id(),
-        priority,
-        policy,
-    )
-    .is_ok();
-    Granted { realtime, cpu: bind_to_last_cpu() }
+    let this = thread_priority::thread_native_id();
+    let realtime = priority.try_into().is_ok_and(|priority| {
+        let priority = ThreadPriority::Crossplatform(priority);
+        thread_priority::set_thread_priority_and_policy(this, priority, policy).is_ok()
+    });
+    Granted { realtime, cpu: bind_to_last_cpu(), thread: gettid().as_raw() }
 }
 
 fn bind_to_last_cpu() -> Option<usize> {
@@ -78,7 +89,7 @@ pub(super) fn run(
     requests: &Receiver<Request>,
     wake: &Arc<EventFd>,
 ) -> (Fabric, Result<(), Errno>) {
-    let mut patience = Patience { credit: POLL_CREDIT, last: mono_now(), awake: false };
+    let mut patience = Patience::new(mono_now());
     let mut fds: Vec<PollFd> = taps.iter().map(|tap| PollFd::new(tap.as_fd(), PollFlags::POLLIN)).collect();
     fds.push(PollFd::new(wake.as_fd(), PollFlags::POLLIN));
     let mut buffer = [0; MAX_FRAME];
@@ -96,6 +107,7 @@ pub(super) fn run(
             Err(errno) => return (fabric, Err(errno)),
         };
         if ready == 0 {
+            patience.woke(mono_now());
             continue;
         }
         if fds.last().is_some_and(|fd| fd.any() == Some(true)) {
@@ -139,9 +151,16 @@ struct Patience {
     credit: Span,
     last: MonoNs,
     awake: bool,
+    lead: Lead,
+    /// When the sleep that it has just advised is to end.
+    until: Option<MonoNs>,
 }
 
 impl Patience {
+    fn new(now: MonoNs) -> Self {
+        Self { credit: POLL_CREDIT, last: now, awake: false, lead: Lead(LEAD[0]), until: None }
+    }
+
     /// Zero: look again at once. `None`: until something comes in.
     fn timeout(&mut self, next: Option<MonoNs>, now: MonoNs) -> Option<Span> {
         let passed = now - self.last;
@@ -150,15 +169,36 @@ impl Patience {
         if std::mem::take(&mut self.awake) {
             self.credit = self.credit - passed;
         }
+        self.until = None;
         let left = (next? - now).max(Span::ZERO);
-        if left > LEAD {
-            return Some(left - LEAD);
+        if left > self.lead.0 {
+            self.until = Some(now + (left - self.lead.0));
+            return Some(left - self.lead.0);
         }
         if self.credit > Span::ZERO {
             self.awake = true;
             return Some(Span::ZERO);
         }
         Some(left)
+    }
+
+    /// The sleep has ended by itself.
+    fn woke(&mut self, now: MonoNs) {
+        if let Some(until) = self.until.take() {
+            self.lead.learn(now - until);
+        }
+    }
+}
+
+/// How early to wake: the 99 % quantile of how late wakings are, found by small steps.
+#[derive(Debug, PartialEq)]
+struct Lead(Span);
+
+impl Lead {
+    fn learn(&mut self, late: Span) {
+        let up = Span::from_nanos(LEAD_STEP.as_nanos() * (LATE_ONE_IN - 1));
+        let next = if late > self.0 { self.0 + up } else { self.0 - LEAD_STEP };
+        self.0 = next.clamp(LEAD[0], LEAD[1]);
     }
 }
 
@@ -176,21 +216,49 @@ mod tests {
 
     #[test]
     fn it_sleeps_until_shortly_before_and_then_looks_again_and_again() {
-        let mut patience = Patience { credit: POLL_CREDIT, last: at(0), awake: false };
+        let mut patience = Patience::new(at(0));
         assert_eq!(patience.timeout(None, at(0)), None);
-        assert_eq!(patience.timeout(Some(at(1_000)), at(0)), Some(Span::from_micros(1_000) - LEAD));
+        assert_eq!(patience.timeout(Some(at(1_000)), at(0)), Some(Span::from_micros(1_000) - LEAD[0]));
         assert_eq!(patience.timeout(Some(at(1_000)), at(950)), Some(Span::ZERO));
         assert_eq!(patience.timeout(Some(at(1_000)), at(2_000)), Some(Span::ZERO), "overdue");
     }
 
     #[test]
     fn looking_again_without_end_is_limited_to_its_share() {
-        let mut patience = Patience { credit: POLL_CREDIT, last: at(0), awake: false };
+        let mut patience = Patience::new(at(0));
         let mut awake = 0;
         for us in 0..1_000_000 {
             // There is always something due in 50 us.
             awake += i32::from(patience.timeout(Some(at(us + 50)), at(us)) == Some(Span::ZERO));
         }
         assert!((200_000..300_000).contains(&awake), "{awake} of 1000000");
+    }
+
+    #[test]
+    fn the_lead_follows_how_late_wakings_are_within_its_limits() {
+        let mut lead = Lead(LEAD[0]);
+        let mut learn = |wakings: i64, late: &dyn Fn(i64) -> i64| {
+            (0..wakings).for_each(|i| lead.learn(Span::from_micros(late(i))));
+            lead.0
+        };
+        assert_eq!(learn(10_000, &|_| 30), LEAD[0], "always in time");
+        let one_in_40 = learn(10_000, &|i| if i % 40 == 0 { 200 } else { 30 });
+        assert!((one_in_40 - Span::from_micros(200)).abs() < Span::from_micros(15), "{one_in_40}");
+        assert_eq!(learn(1_000, &|_| 5_000), LEAD[1], "no lead makes up for that");
+        assert_eq!(learn(10_000, &|_| 30), LEAD[0], "and back");
+    }
+
+    /// Only a sleep that ran out says something; one that a packet ended does not.
+    #[test]
+    fn a_waking_is_learnt_from_once() {
+        let mut patience = Patience::new(at(0));
+        patience.timeout(Some(at(1_000)), at(0));
+        patience.woke(at(5_000));
+        let learnt = LEAD[0] + Span::from_nanos(LEAD_STEP.as_nanos() * (LATE_ONE_IN - 1));
+        assert_eq!(patience.lead, Lead(learnt));
+        patience.woke(at(9_000));
+        patience.timeout(Some(at(9_001)), at(9_000));
+        patience.woke(at(9_500));
+        assert_eq!(patience.lead, Lead(learnt), "it did not sleep");
     }
 }

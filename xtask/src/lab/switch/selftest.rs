@@ -1,21 +1,37 @@
 //! `lab selftest`: how exactly the switch does what it is asked to, and whether it loses what it should not.
+//!
+//! The rule by which it passes, which is also printed. Beside every packet a bare real-time thread
+//! ([`Yardstick`](super::yardstick::Yardstick)) wakes on the same CPU, when the packet comes in and when it is due.
+//! Where that thread is more than [`STALL`] late, half of the target, the CPU was not to be had. A packet for which
+//! this was so at some instant between when it was due and when it left, at most [`STALL`] after it was due, is left
+//! out of the p99, counted and shown, and the p99 with it is shown too. Nothing is left out of the p50 and of the
+//! account of packets. More than [`MOST_LEFT_OUT`] left out is a failure: there is nothing to judge by. A failed
+//! measurement is made again, up to [`ATTEMPTS`] times in all, only if the bare threads' own p99 missed the switch's
+//! target, too; each is shown. From edge to edge there is the waking of the switch by the kernel as well, which is as
+//! exact as that of bare threads: where those miss the target, edges are shown but not judged.
 
-use std::fmt;
+mod judge;
+mod machine;
+mod socket;
+
 use std::fs;
-use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::sys::socket::{setsockopt, sockopt};
 use probe_ebpf::time::{MonoNs, Span};
 use serde::Serialize;
 
 use super::clock::mono_now;
+use super::yardstick::Stalls;
 use super::{Capture, Captured, Closing, Granted, Journey, LinkSpec, Log, Port, Settings, Switch, truth};
 use crate::rig::{Hosts, sandbox, wait_for};
+pub use judge::{Errors, Judged};
+use machine::Beside;
+pub use machine::Machine;
+use socket::{Socket, pair, sleep_until};
 
 /// Delays that are asked for.
 const DELAYS: [Span; 4] = [Span::ZERO, Span::from_millis(1), Span::from_millis(5), Span::from_millis(20)];
@@ -23,6 +39,13 @@ const DELAYS: [Span; 4] = [Span::ZERO, Span::from_millis(1), Span::from_millis(5
 const SWITCH_TARGETS: [Span; 2] = [Span::from_micros(50), Span::from_micros(300)];
 /// The same from edge to edge: with the time that the kernel takes to wake the switch.
 const EDGE_TARGETS: [Span; 2] = [Span::from_micros(100), Span::from_micros(500)];
+
+/// A bare thread that is so late was kept from the CPU: half of what the switch is allowed at p99.
+pub const STALL: Span = Span::from_micros(150);
+/// Packets in a hundred that may be left out for that.
+pub const MOST_LEFT_OUT: f64 = 20.0;
+/// Measurements of one delay, the first included.
+pub const ATTEMPTS: usize = 3;
 
 const HOSTS: usize = 5;
 /// Datagrams per delay, from each host in turn.
@@ -40,7 +63,6 @@ const FLOOD_DELAY: Span = Span::from_millis(1);
 /// The rate must really have been reached.
 const FLOOD_RATE: f64 = 19_000.0;
 
-const DATAGRAM: usize = 200;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Everything that was measured.
@@ -50,6 +72,8 @@ pub struct Figures {
     pub pass: bool,
     /// Which were not, in words.
     pub missed: Vec<String>,
+    /// What could not be judged here, in words: targets of the edges that bare threads missed, too.
+    pub unjudged: Vec<String>,
     /// What the switch's thread had.
     pub granted: Granted,
     /// Five hosts with little to send.
@@ -58,20 +82,26 @@ pub struct Figures {
     pub flood: Flood,
 }
 
-/// Done against asked for one delay.
+/// Done against asked for one delay: one attempt.
 #[derive(Debug, Serialize)]
 pub struct Idle {
     /// What was asked for.
     pub asked_ns: i64,
+    /// From 1.
+    pub attempt: usize,
+    /// What it missed; empty if it passed.
+    pub missed: Vec<String>,
     /// From when the switch read the frame until it wrote it, against asked.
-    pub switch: Errors,
+    pub switch: Judged,
     /// From the sender's edge to the receiver's, against asked: with the waiting in the device's ring.
-    pub edge: Errors,
+    pub edge: Judged,
+    /// The same machine without a switch.
+    pub machine: Machine,
     /// The account.
     pub closing: Closing,
 }
 
-/// Many packets.
+/// Many packets. Only the account and the rate are judged.
 #[derive(Debug, Serialize)]
 pub struct Flood {
     /// Datagrams sent.
@@ -81,51 +111,13 @@ pub struct Flood {
     /// Received by the processes that they were for.
     pub seen: u64,
     /// As when idle.
-    pub switch: Errors,
+    pub switch: Judged,
     /// As when idle.
-    pub edge: Errors,
+    pub edge: Judged,
+    /// As when idle.
+    pub machine: Machine,
     /// The account.
     pub closing: Closing,
-}
-
-/// How far off, without sign.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct Errors {
-    /// How many packets.
-    pub count: usize,
-    /// Half of them.
-    pub p50_ns: i64,
-    /// 99 of 100.
-    pub p99_ns: i64,
-    /// The worst.
-    pub max_ns: i64,
-}
-
-impl Errors {
-    fn of(spans: impl Iterator<Item = Span>) -> Result<Self> {
-        let mut ns: Vec<i64> = spans.map(|span| span.abs().as_nanos()).collect();
-        ns.sort_unstable();
-        let at = |share: f64| ns[((ns.len() - 1) as f64 * share).ceil() as usize];
-        ensure!(!ns.is_empty(), "no packet was measured");
-        Ok(Self { count: ns.len(), p50_ns: at(0.5), p99_ns: at(0.99), max_ns: at(1.0) })
-    }
-
-    fn judge(&self, what: &str, [p50, p99]: [Span; 2], missed: &mut Vec<String>) {
-        for (name, value, target) in [("p50", self.p50_ns, p50), ("p99", self.p99_ns, p99)] {
-            let value = Span::from_nanos(value);
-            if value > target {
-                missed
-                    .push(format!("{what}: {name} of the error is {value}, at most {target} was the target"));
-            }
-        }
-    }
-}
-
-impl fmt::Display for Errors {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [p50, p99, max] = [self.p50_ns, self.p99_ns, self.max_ns].map(Span::from_nanos);
-        write!(f, "p50 {:>9}  p99 {:>9}  max {:>9}", p50.to_string(), p99.to_string(), max.to_string())
-    }
 }
 
 /// Runs it in a sandbox, prints the figures, writes them to `json`. Missing a target is an error. Needs root.
@@ -162,21 +154,39 @@ pub fn measure(say: &mut dyn FnMut(&str)) -> Result<Figures> {
     say(&format!(
         "{HOSTS} hosts, {IDLE_DATAGRAMS} datagrams for each delay, about {IDLE_PACE} apart; how far off:"
     ));
-    let mut idle = Vec::new();
+    say(&format!(
+        "  (`own` leaves out packets due while a bare real-time thread on this CPU was over {STALL} late; at most {MOST_LEFT_OUT} %)"
+    ));
+    let (mut idle, mut unjudged) = (Vec::new(), Vec::new());
     for delay in DELAYS {
-        let measured = measure_idle(&hosts, &switch, &sockets, delay)?;
-        say(&format!("  asked {:>8}  switch: {}", delay.to_string(), measured.switch));
-        say(&format!("  {:>14}  edges:  {}", "", measured.edge));
-        measured.switch.judge(&format!("delay {delay}, in the switch"), SWITCH_TARGETS, &mut missed);
-        measured.edge.judge(&format!("delay {delay}, edge to edge"), EDGE_TARGETS, &mut missed);
-        judge_closing(&format!("delay {delay}"), &measured.closing, &mut missed);
-        idle.push(measured);
+        for attempt in 1..=ATTEMPTS {
+            let mut measured = measure_idle(&hosts, &switch, &sockets, delay)?;
+            tell(&delay.to_string(), &measured.switch, &measured.edge, &measured.machine, say);
+            // An account that does not close is nothing that noise could excuse.
+            judge_closing(&format!("delay {delay}"), &measured.closing, &mut missed);
+            let noisy = measured.machine.is_noisy(SWITCH_TARGETS[1]);
+            let what = |place: &str| format!("delay {delay}, {place}");
+            let own = measured.switch.judge(&what("in the switch"), SWITCH_TARGETS);
+            let edges = measured.edge.judge(&what("edge to edge"), EDGE_TARGETS);
+            measured.attempt = attempt;
+            measured.missed = [own.as_slice(), &edges].concat();
+            idle.push(measured);
+            if noisy && !(own.is_empty() && edges.is_empty()) && attempt < ATTEMPTS {
+                let number = attempt + 1;
+                say(&format!(
+                    "  missed, but so did the bare threads: the machine is noisy; once more ({number} of {ATTEMPTS})"
+                ));
+                continue;
+            }
+            missed.extend(own);
+            if noisy { &mut unjudged } else { &mut missed }.extend(edges);
+            break;
+        }
     }
     let flood = measure_flood(&hosts, &switch, &sockets)?;
     let Flood { sent, rate, seen, closing, .. } = &flood;
     say(&format!("flood: {sent} datagrams, {rate:.0} a second; received {seen}"));
-    say(&format!("  asked {:>8}  switch: {}", FLOOD_DELAY.to_string(), flood.switch));
-    say(&format!("  {:>14}  edges:  {}", "", flood.edge));
+    tell(&FLOOD_DELAY.to_string(), &flood.switch, &flood.edge, &flood.machine, say);
     say(&format!("  {closing:?}"));
     judge_closing("flood", closing, &mut missed);
     if flood.rate < FLOOD_RATE {
@@ -189,7 +199,18 @@ pub fn measure(say: &mut dyn FnMut(&str)) -> Result<Figures> {
     if !totals.all.closes() || totals.all.unasked() > 0 {
         missed.push(format!("the switch's own account: {totals:?}"));
     }
-    Ok(Figures { pass: missed.is_empty(), missed, granted, idle, flood })
+    for what in &unjudged {
+        say(&format!("not judged, since bare threads miss the target as well: {what}"));
+    }
+    Ok(Figures { pass: missed.is_empty(), missed, unjudged, granted, idle, flood })
+}
+
+fn tell(asked: &str, switch: &Judged, edge: &Judged, machine: &Machine, say: &mut dyn FnMut(&str)) {
+    say(&format!("  asked {asked:>8}  switch:     {switch}"));
+    say(&format!("  {:>14}  edges:      {edge}", ""));
+    for line in machine.to_string().lines() {
+        say(&format!("  {:>14}  {line}", ""));
+    }
 }
 
 fn judge_closing(what: &str, closing: &Closing, missed: &mut Vec<String>) {
@@ -204,6 +225,7 @@ fn measure_idle(hosts: &Hosts, switch: &Switch, sockets: &[Socket], delay: Span)
     for i in 0..IDLE_DATAGRAMS {
         let (from, to) = pair(i, sockets);
         from.send(to, i)?;
+        begun.beside.sent(delay);
         // Not in step with anything: between half and one and a half of the pace.
         due = due + Span::from_nanos(IDLE_PACE.as_nanos() / 2 + (i as i64 * 7_919) % IDLE_PACE.as_nanos());
         sleep_until(due);
@@ -211,12 +233,11 @@ fn measure_idle(hosts: &Hosts, switch: &Switch, sockets: &[Socket], delay: Span)
             socket.drain();
         }
     }
-    let (journeys, closing) = begun.end(switch, IDLE_DATAGRAMS)?;
+    let Ended { switch, edge, machine, closing } = begun.end(switch, IDLE_DATAGRAMS, delay)?;
     for socket in sockets {
         socket.drain();
     }
-    let (switch, edge) = errors(&journeys, delay)?;
-    Ok(Idle { asked_ns: delay.as_nanos(), switch, edge, closing })
+    Ok(Idle { asked_ns: delay.as_nanos(), attempt: 1, missed: Vec::new(), switch, edge, machine, closing })
 }
 
 fn measure_flood(hosts: &Hosts, switch: &Switch, sockets: &[Socket]) -> Result<Flood> {
@@ -226,7 +247,10 @@ fn measure_flood(hosts: &Hosts, switch: &Switch, sockets: &[Socket]) -> Result<F
     let (sent, seen, took) = thread::scope(|scope| {
         let receivers: Vec<_> = sockets.iter().map(|socket| scope.spawn(|| receive(socket, &done))).collect();
         let senders: Vec<_> = (0..FLOOD_SENDERS)
-            .map(|i| scope.spawn(move || flood(&sockets[i], &sockets[i + 1], started)))
+            .map(|i| {
+                let begun = (i == 0).then_some(&begun);
+                scope.spawn(move || flood(&sockets[i], &sockets[i + 1], started, begun))
+            })
             .collect();
         let sent: Result<u64> = senders.into_iter().map(|sender| joined(sender)?).sum();
         let took = mono_now() - started;
@@ -236,13 +260,12 @@ fn measure_flood(hosts: &Hosts, switch: &Switch, sockets: &[Socket]) -> Result<F
         let seen: Result<u64> = receivers.into_iter().map(joined).sum();
         Ok::<_, anyhow::Error>((settled?, seen?, took))
     })?;
-    let (journeys, closing) = begun.end(switch, sent)?;
-    let (switch, edge) = errors(&journeys, FLOOD_DELAY)?;
-    Ok(Flood { sent, rate: sent as f64 / took.as_secs_f64(), seen, switch, edge, closing })
+    let Ended { switch, edge, machine, closing } = begun.end(switch, sent, FLOOD_DELAY)?;
+    Ok(Flood { sent, rate: sent as f64 / took.as_secs_f64(), seen, switch, edge, machine, closing })
 }
 
-/// Sends for [`FLOOD_TIME`] and returns how much.
-fn flood(from: &Socket, to: &Socket, started: MonoNs) -> Result<u64> {
+/// Sends for [`FLOOD_TIME`] and returns how much; the bare threads wake with each burst of one sender.
+fn flood(from: &Socket, to: &Socket, started: MonoNs, begun: Option<&Begun>) -> Result<u64> {
     let mut sent = 0;
     let mut due = started;
     while due - started < FLOOD_TIME {
@@ -250,6 +273,7 @@ fn flood(from: &Socket, to: &Socket, started: MonoNs) -> Result<u64> {
             from.send(to, sent)?;
             sent += 1;
         }
+        begun.inspect(|begun| begun.beside.sent(FLOOD_DELAY));
         due = due + FLOOD_PACE;
         sleep_until(due);
     }
@@ -273,10 +297,19 @@ fn joined<T>(thread: thread::ScopedJoinHandle<'_, T>) -> Result<T> {
     thread.join().map_err(|_| anyhow::anyhow!("a thread panicked"))
 }
 
-/// A measurement under way: a fresh log and a capture.
+/// A measurement under way: a fresh log, a capture, and bare threads to compare with.
 struct Begun {
     capture: Capture,
     delivered: u64,
+    beside: Beside,
+}
+
+/// What it has shown.
+struct Ended {
+    switch: Judged,
+    edge: Judged,
+    machine: Machine,
+    closing: Closing,
 }
 
 impl Begun {
@@ -285,9 +318,10 @@ impl Begun {
         let links: Vec<_> =
             ports.iter().flat_map(|a| ports.iter().map(|b| (*a, *b))).filter(|(a, b)| a != b).collect();
         switch.set_all(&links, LinkSpec::delay(delay))?;
+        let beside = Beside::start(switch.granted(), IDLE_DATAGRAMS as usize * 2)?;
         let capture = Capture::start(hosts, 400_000)?;
         switch.take_log()?;
-        Ok(Self { capture, delivered: switch.totals()?.all.delivered })
+        Ok(Self { capture, delivered: switch.totals()?.all.delivered, beside })
     }
 
     /// Waits until the switch has nothing left of what was sent.
@@ -299,9 +333,10 @@ impl Begun {
         })
     }
 
-    fn end(self, switch: &Switch, sent: u64) -> Result<(Vec<Journey>, Closing)> {
+    fn end(self, switch: &Switch, sent: u64, asked: Span) -> Result<Ended> {
         // If some never come, the account says so.
         let _ = self.settle(switch, sent);
+        let (machine, stalls) = self.beside.end()?;
         let captured = self.capture.stop()?;
         let log: Log = switch.take_log()?;
         let Captured { omitted, missed, unstamped, .. } = captured;
@@ -310,85 +345,31 @@ impl Begun {
             "the truth is not whole: log left out {}, stamps {omitted}, sockets {missed}, without stamp {unstamped}",
             log.omitted()
         );
-        Ok(truth::join(&captured.stamps, log.records()))
+        let (journeys, closing) = truth::join(&captured.stamps, log.records());
+        let (switch, edge) = errors(&journeys, asked, &stalls)?;
+        Ok(Ended { switch, edge, machine, closing })
     }
 }
 
-/// The switch's and the edges' errors against `asked`.
-fn errors(journeys: &[Journey], asked: Span) -> Result<(Errors, Errors)> {
+/// The switch's and the edges' errors against `asked`, apart for those that met a stalled CPU.
+fn errors(journeys: &[Journey], asked: Span, stalls: &Stalls) -> Result<(Judged, Judged)> {
     let records = journeys.iter().filter_map(|journey| journey.record);
-    let switch = Errors::of(records.map(|record| record.held() - asked))?;
-    let edge = Errors::of(journeys.iter().filter_map(Journey::network).map(|network| network - asked))?;
-    Ok((switch, edge))
-}
-
-/// Who sends the `i`-th datagram, and to whom: all directed pairs in turn.
-fn pair(i: u64, sockets: &[Socket]) -> (&Socket, &Socket) {
-    let count = sockets.len();
-    let from = i as usize % count;
-    let to = (from + 1 + (i as usize / count) % (count - 1)) % count;
-    (&sockets[from], &sockets[to])
-}
-
-/// A UDP socket inside a host's namespace.
-struct Socket {
-    socket: UdpSocket,
-    address: SocketAddr,
-}
-
-impl Socket {
-    fn open(host: &crate::rig::Host, port: Port) -> Result<Self> {
-        let socket = host.namespace().within(|| UdpSocket::bind((port.v4(), 9_000)))??;
-        socket.set_nonblocking(true)?;
-        setsockopt(&socket, sockopt::RcvBufForce, &(8 << 20))?;
-        let address = socket.local_addr()?;
-        Ok(Self { socket, address })
-    }
-
-    fn send(&self, to: &Self, number: u64) -> Result<()> {
-        let mut datagram = [0xa5; DATAGRAM];
-        datagram[..8].copy_from_slice(&number.to_be_bytes());
-        self.socket.send_to(&datagram, to.address).with_context(|| format!("sending to {}", to.address))?;
-        Ok(())
-    }
-
-    /// Receives all there is; how many.
-    fn drain(&self) -> u64 {
-        let mut received = 0;
-        while self.socket.recv_from(&mut [0; DATAGRAM]).is_ok() {
-            received += 1;
-        }
-        received
-    }
-}
-
-/// The pace of the load.
-fn sleep_until(due: MonoNs) {
-    let left = due - mono_now();
-    if left > Span::ZERO {
-        thread::sleep(Duration::from_nanos(left.as_nanos().unsigned_abs()));
-    }
+    // Found taken before it left, and not long after it was due: later, it was late by itself.
+    let meets = |from: MonoNs, to: MonoNs| stalls.meets(from, to.min(from + STALL));
+    let switch =
+        Judged::of(records.map(|record| (record.held() - asked, meets(record.asked, record.departure))))?;
+    let edges = journeys.iter().filter_map(|journey| {
+        let record = journey.record?;
+        // It waits to be read, then to be due.
+        let stalled = meets(journey.sent?, record.arrival) || meets(record.asked, record.departure);
+        Some((journey.network()? - asked, stalled))
+    });
+    Ok((switch, Judged::of(edges)?))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn quantiles_are_of_sizes_and_a_missed_target_is_told() {
-        let errors =
-            Errors::of((1..=100).map(|us| Span::from_micros(if us % 2 == 0 { us } else { -us }))).unwrap();
-        assert_eq!(
-            (errors.count, errors.p50_ns, errors.p99_ns, errors.max_ns),
-            (100, 51_000, 100_000, 100_000)
-        );
-        let mut missed = Vec::new();
-        errors.judge("met", [Span::from_micros(51), Span::from_micros(100)], &mut missed);
-        assert!(missed.is_empty(), "{missed:?}");
-        errors.judge("half", [Span::from_micros(50), Span::from_micros(100)], &mut missed);
-        assert!(missed.len() == 1 && missed[0].contains("half") && missed[0].contains("p50"), "{missed:?}");
-        assert!(Errors::of(std::iter::empty()).is_err(), "nothing measured is no success");
-    }
 
     #[test]
     fn an_account_with_an_unasked_loss_is_a_missed_target() {

@@ -1,0 +1,58 @@
+//! A host's wall clock that is wrong in a known way.
+
+use probe_ebpf::time::MonoNs;
+
+use super::scenario::NodeOrder;
+
+/// By how much a clock errs; positive is fast. On one machine with one clock it is a node's test aid that makes it so,
+/// and chronyd is told to report it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Skew {
+    /// Nanoseconds when the scenario's clocks began to drift.
+    pub error_ns: i64,
+    /// What it gains, in nanoseconds a second.
+    pub drift_ppb: i64,
+    /// That instant.
+    pub since: MonoNs,
+}
+
+impl Skew {
+    /// As ordered, drifting from `since` on.
+    pub fn of(order: &NodeOrder, since: MonoNs) -> Self {
+        let error_ns = (order.clock_error_ms * 1e6).round() as i64;
+        Self { error_ns, drift_ppb: (order.clock_drift_ppm * 1e3).round() as i64, since }
+    }
+
+    /// The error at an instant, in nanoseconds.
+    pub fn at(&self, when: MonoNs) -> i64 {
+        self.error_ns.saturating_add(gained(self.drift_ppb, (when - self.since).as_nanos()))
+    }
+
+    /// The error that it would have had when CLOCK_MONOTONIC was zero: what the node is told.
+    pub fn at_boot(&self) -> i64 {
+        self.at(MonoNs::from_nanos(0))
+    }
+}
+
+/// What a clock gains in so many nanoseconds, rounded down.
+fn gained(drift_ppb: i64, ns: i64) -> i64 {
+    let gained = (i128::from(drift_ppb) * i128::from(ns)).div_euclid(1_000_000_000);
+    i64::try_from(gained).unwrap_or(if gained < 0 { i64::MIN } else { i64::MAX })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_grows_from_where_it_began_and_is_known_back_to_the_boot() {
+        let order = NodeOrder { clock_error_ms: 20.0, clock_drift_ppm: -50.0, ..NodeOrder::default() };
+        let second = |s: i64| MonoNs::from_nanos(s * 1_000_000_000);
+        let skew = Skew::of(&order, second(1_000));
+        assert_eq!(skew.at(second(1_000)), 20_000_000);
+        assert_eq!(skew.at(second(1_010)), 19_500_000);
+        assert_eq!(skew.at_boot(), 70_000_000);
+        let steady = Skew::of(&NodeOrder { clock_error_ms: -50.0, ..NodeOrder::default() }, second(1_000));
+        assert_eq!((steady.at_boot(), steady.at(second(5_000))), (-50_000_000, -50_000_000));
+    }
+}
