@@ -154,7 +154,7 @@ impl Core {
         let known = self.state.find(header.node_id);
         let member = known.filter(|index| self.state[*index].addr == received.from);
         let verified = answers.is_some() || member.is_some_and(|index| self.state[index].peer.verified);
-        if delta.is_some() && !verified {
+        if delta.is_some() && !verified && member.is_none() {
             return Err(Rejected::Unasked);
         }
         let one_way = received.received.map(|received_at| one_way(&header.sent, received_at, received.clock));

@@ -93,6 +93,9 @@ impl Core {
             };
             if index == SELF {
                 self.find_restart(entry.version, asker.now);
+                if entry.version > self.state[SELF].version {
+                    continue;
+                }
             }
             let node = &self.state[index];
             if std::mem::replace(&mut listed[index], true) {

@@ -280,10 +280,10 @@ mod tests {
         for (i, yard) in yards.iter_mut().enumerate().skip(1) {
             let now = s(59 * i as i64);
             assert_eq!(yard.admit(id("x"), left(9), now), Admission::Refused, "joiner {i}");
-            assert_eq!(yard.get("x").unwrap().cause, Cause::Left);
+            assert_eq!(yard.get(id("x")).unwrap().cause, Cause::Left);
             // Nor does its age: told again and again, it keeps its first.
             assert_eq!(yard.admit(id("x"), left(10), now + Span::from_secs(50)), Admission::Refused);
-            assert_eq!(yard.get("x"), Some(Grave { version: 10, cause: Cause::Left, at: now }));
+            assert_eq!(yard.get(id("x")), Some(Grave { version: 10, cause: Cause::Left, at: now }));
             // One that was told before the leave is no way back either.
             assert_eq!(yard.admit(id("x"), relayed(8), now), Admission::Refused);
         }
@@ -299,7 +299,7 @@ mod tests {
             yard.bury(id(name), 1, Cause::Expired, s(at as i64));
         }
         assert_eq!((yard.len(), yard.counters().crowded_out), (3, 1));
-        assert_eq!(yard.get("d"), None);
+        assert_eq!(yard.get(id("d")), None);
         assert_eq!(yard.admit(id("c"), relayed(1), s(101)), Admission::Refused, "still 100 s");
         assert_eq!(yard.admit(id("c"), relayed(1), s(102)), Admission::New);
         assert_eq!((yard.len(), yard.counters().forgotten), (2, 1));
@@ -317,20 +317,20 @@ mod tests {
             for (what, name, version, pause) in steps {
                 now = now + Span::from_secs(pause);
                 let id = id(&name.to_string());
-                let before = yard.get(id.as_str());
+                let before = yard.get(id);
                 match what {
-                    0 => yard.bury(&id, version, Cause::Expired, now),
-                    1 => { yard.admit(&id, itself(version), now); }
-                    2 => { yard.admit(&id, left(version), now); }
+                    0 => yard.bury(id, version, Cause::Expired, now),
+                    1 => { yard.admit(id, itself(version), now); }
+                    2 => { yard.admit(id, left(version), now); }
                     _ => {
                         let young = before.filter(|grave| now - grave.at <= yard.keep);
                         let refused = young.is_some_and(|grave| version <= grave.version);
-                        let got = yard.admit(&id, relayed(version), now);
+                        let got = yard.admit(id, relayed(version), now);
                         proptest::prop_assert_eq!(got == Admission::Refused, refused);
                     }
                 }
                 proptest::prop_assert!(yard.len() <= 5);
-                let ages: BTreeSet<_> = yard.graves.iter().map(|(id, g)| (g.at, id)).collect();
+                let ages: BTreeSet<_> = yard.graves.iter().map(|(id, g)| (g.at, *id)).collect();
                 proptest::prop_assert_eq!(&ages, &yard.by_age);
             }
         }

@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn late_packets_are_no_rebirth_but_a_steady_lower_version_is() {
-        let at = |ms| MonoNs::from_nanos(ms * 1_000_000);
+        let at = |ms: i64| MonoNs::from_nanos(ms * 1_000_000);
         let mut r = Rebirth::default();
         assert!(!r.sign(4, 9, at(0)) && !r.sign(4, 9, at(900)) && !r.sign(9, 9, at(950)));
         assert!(!r.sign(4, 9, at(1000)) && !r.sign(4, 9, at(1900)), "two are not enough");

@@ -40,7 +40,7 @@ mod tests {
 
     #[test]
     fn a_burst_then_the_rate_however_often_it_is_asked() {
-        let ms = |n| MonoNs::from_nanos(n * 1_000_000);
+        let ms = |n: i64| MonoNs::from_nanos(n * 1_000_000);
         let mut budget = Budget::new(4, Span::from_millis(100), ms(0));
         assert_eq!((0..20).filter(|_| budget.take(ms(0)).is_ok()).count(), 8);
         assert_eq!(budget.take(ms(0)), Err(ms(25)));

@@ -84,6 +84,7 @@ fn the_same_seed_gives_the_same_bytes() {
 #[test]
 fn state_larger_than_a_packet_arrives_in_order() {
     let mut net = Net::new(2, 5, Faults::NONE);
+    assert!(net.run_until(MINUTE, Net::converged));
     for key in 0..100 {
         net.set(0, &format!("key {key}"), &[key; 200]);
     }
@@ -243,7 +244,8 @@ fn writes_that_could_not_travel_or_be_held_are_refused() {
     for key in 0..6 {
         assert!(set(&key.to_string(), b"").is_ok());
     }
-    assert!(matches!(set("big", &[0; 800]), Err(WriteError::TooManyBytes { limit: 4000, .. })));
+    let refused = set("big", &vec![0; limit]);
+    assert!(matches!(refused, Err(WriteError::TooManyBytes { limit: 4000, .. })), "{refused:?}");
     assert!(set("8", b"").is_ok());
     assert_eq!(set("9", b""), Err(WriteError::TooManyEntries { limit: 10 }));
     let version = host.core.members().next().unwrap().version;

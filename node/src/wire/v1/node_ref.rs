@@ -84,7 +84,7 @@ mod tests {
         assert_eq!(refs.len(), 20_000);
         assert!(refs.iter().all(|r| NodeRef::from_bytes(r.to_bytes()) == *r));
         // Fixed for good: both ends must agree.
-        assert_eq!(NodeRef::of("node-1").to_string(), "c53e56b55293");
+        assert_eq!(NodeRef::of("node-1").to_string(), "d40986da123d");
     }
 
     #[test]
