@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use probe_ebpf::time::Span;
 
 use super::{Limits, NodeId};
-use crate::wire;
+use crate::wire::{self, v1};
 
 /// Settings of the core. They do not change during its life.
 #[derive(Clone, Debug)]
@@ -14,6 +14,8 @@ pub struct Config {
     pub id: NodeId,
     /// Where other nodes reach this one.
     pub advertise: SocketAddr,
+    /// The newest protocol version to speak: 1, or 0 to be a plain v0 node. Default 1.
+    pub max_version: u8,
     /// Where to look for other nodes. Its own address may be among them: it is skipped.
     pub seeds: Vec<SocketAddr>,
     /// Time between rounds. Default 100 ms.
@@ -53,6 +55,7 @@ impl Config {
         Self {
             id,
             advertise,
+            max_version: v1::VERSION,
             seeds: Vec::new(),
             interval: Span::from_millis(100),
             fanout: 1,
@@ -68,6 +71,11 @@ impl Config {
             seed: 0,
             incarnation: 0,
         }
+    }
+
+    /// What v0 headers say of newer versions.
+    pub(super) fn told_version(&self) -> Option<u8> {
+        (self.max_version > 0).then_some(self.max_version)
     }
 
     /// Refuses what cannot work.

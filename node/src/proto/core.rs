@@ -21,6 +21,7 @@ use super::outbox::PacketArrival;
 use super::peer::Protocol;
 use super::state::{SELF, State};
 use super::{Config, ConfigError, Counters, Outbox, Rejected};
+use crate::wire::WireError;
 use crate::wire::v1::{self, NodeRef, Packet, Suspect};
 
 /// A node of the cluster, all but its sockets and clocks.
@@ -133,6 +134,9 @@ impl Core {
             Some(&crate::wire::v0::VERSION) => {
                 self.handle_v0(&received, out)?;
                 None
+            }
+            Some(&version @ v1::VERSION) if self.config.max_version < v1::VERSION => {
+                return Err(WireError::WrongVersion(version).into());
             }
             _ => self.handle_v1(&received, out)?,
         };

@@ -151,11 +151,8 @@ impl Core {
             self.counters.buried += 1;
             return None;
         }
-        let joined = Joined {
-            version: news.known_version,
-            at: carrier.clock.utc(carrier.now).0,
-            mono: carrier.now,
-        };
+        let joined =
+            Joined { version: news.known_version, at: carrier.clock.utc(carrier.now).0, mono: carrier.now };
         let index = self.state.join(id.clone(), news.addr, joined, carrier.now);
         self.state.list(index);
         self.links.advertise(index, news.addr, None);
@@ -210,8 +207,8 @@ impl Core {
         match entry.key {
             PROTO_KEY => {
                 let newest = if entry.deleted { None } else { number() };
-                let speaks = newest.is_some_and(|newest| newest >= 1);
-                self.state[index].peer.protocol = if speaks { Protocol::V1 } else { Protocol::V0 };
+                let shares_v1 = self.shares_v1(newest.map(|newest| newest.min(255) as u8));
+                self.state[index].peer.protocol = if shares_v1 { Protocol::V1 } else { Protocol::V0 };
             }
             // Everything up to there was written anew above it.
             COMPACT_KEY if !entry.deleted => match number() {

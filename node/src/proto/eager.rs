@@ -137,7 +137,8 @@ impl Core {
             self.counters.eager_skipped += 1;
             return;
         }
-        let at = now + Span::from_nanos((OFFER_AFTER.as_nanos() as f64 * self.rng.random_range(0.8..1.2)) as i64);
+        let at =
+            now + Span::from_nanos((OFFER_AFTER.as_nanos() as f64 * self.rng.random_range(0.8..1.2)) as i64);
         let nodes = pending.into_keys().collect();
         let place = self.eager.offers.partition_point(|(due, _)| *due <= at);
         self.eager.offers.insert(place, (at, nodes));
@@ -210,7 +211,9 @@ impl Core {
     pub(super) fn pick(&mut self, count: usize, not: &[Option<usize>]) -> Vec<usize> {
         let end = self.state.end();
         let fits = |index: usize| {
-            index != SELF && !not.contains(&Some(index)) && self.state.at(index).is_some_and(super::node::Node::is_alive)
+            index != SELF
+                && !not.contains(&Some(index))
+                && self.state.at(index).is_some_and(super::node::Node::is_alive)
         };
         let mut chosen: Vec<usize> = Vec::with_capacity(count);
         if end <= 4 * (count + not.len()) {

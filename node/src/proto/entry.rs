@@ -6,8 +6,8 @@ use probe_ebpf::time::{Bounded, Span, UtcNs};
 
 use super::NodeId;
 use crate::wire::BEACON_KEY;
-use crate::wire::v1::{self, EntryStamp};
 use crate::wire::v0;
+use crate::wire::v1::{self, EntryStamp};
 
 /// An entry in the state, under its version.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -152,7 +152,9 @@ impl Core {
             gives.rotate_left(first);
         }
         let fresh = step.is_none()
-            && gives.iter().all(|(index, from)| *from > 0 && asker.now - self.state[*index].changed_at < FRESH);
+            && gives
+                .iter()
+                .all(|(index, from)| *from > 0 && asker.now - self.state[*index].changed_at < FRESH);
         // The summary goes first: it must not starve behind what is given.
         let room = step.map_or(0, |_| SUMMARY_MAX + (found.wants.len() * 9).min(max / 3));
         let (mut next, mut summary) = (0, step);

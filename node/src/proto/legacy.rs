@@ -69,7 +69,7 @@ impl Core {
             return Err(Rejected::OwnId);
         }
         let now = received.now;
-        let speaks_v1 = header.max_version.is_some_and(|newest| newest >= v1::VERSION);
+        let speaks_v1 = self.shares_v1(header.max_version);
         let member = self.state.find(header.node_id).filter(|i| self.state[*i].addr == received.from);
         match packet {
             Packet::Digest { request, digest, .. } => {
@@ -113,12 +113,7 @@ impl Core {
     }
 
     /// Takes one node of a v0 delta in.
-    pub(super) fn apply_v0(
-        &mut self,
-        node: &v0::DeltaNode<'_>,
-        carrier: &Carrier<'_>,
-        out: &mut Outbox,
-    ) {
+    pub(super) fn apply_v0(&mut self, node: &v0::DeltaNode<'_>, carrier: &Carrier<'_>, out: &mut Outbox) {
         let id = node.head.id;
         let Some(addr) = node.head.addr.parse().ok().filter(|addr| crate::wire::is_reachable(*addr)) else {
             self.counters.bad_address += 1;
@@ -151,6 +146,11 @@ impl Core {
         self.counters.bad_keys += bad_keys;
     }
 
+    /// Is v1 the newest version that both speak?
+    pub(super) fn shares_v1(&self, newest: Option<u8>) -> bool {
+        self.config.max_version.min(newest.unwrap_or(0)) >= v1::VERSION
+    }
+
     /// A v0 packet of a member. One that speaks v1 always says so in it; so one that does not is another program now.
     fn spoke_v0(&mut self, index: usize, speaks_v1: bool) {
         let protocol = if speaks_v1 { Protocol::V1 } else { Protocol::V0 };
@@ -159,7 +159,13 @@ impl Core {
     }
 
     /// What a digest shows of this node and of its sender.
-    fn look_at_v0(&mut self, header: &v0::Header<'_>, digest: &v0::Digest<'_>, member: Option<usize>, now: MonoNs) {
+    fn look_at_v0(
+        &mut self,
+        header: &v0::Header<'_>,
+        digest: &v0::Digest<'_>,
+        member: Option<usize>,
+        now: MonoNs,
+    ) {
         for entry in digest.entries() {
             if entry.id == self.config.id.as_str() {
                 self.find_restart(entry.version, now);
@@ -298,7 +304,7 @@ impl Core {
         let sender = v0::Sender {
             node_id: self.config.id.as_str(),
             addr: &self.advertise,
-            max_version: Some(v1::VERSION),
+            max_version: self.config.told_version(),
         };
         let mut w = DeltaWriter::new(&mut out.buffer, max, &sender, Cut::Whole);
         let mut given = 0;
@@ -341,7 +347,8 @@ impl Core {
         self.asked(index, 0, now);
         let advertise = self.advertise.clone();
         let sender = self.sender_v0(&advertise);
-        let max = if self.state[index].peer.verified { self.config.max_packet } else { self.config.max_packet / 4 };
+        let max =
+            if self.state[index].peer.verified { self.config.max_packet } else { self.config.max_packet / 4 };
         let mut w = DigestWriter::new(&mut out.buffer, max, &sender, true);
         let mut listed = std::mem::take(&mut self.found.listed);
         listed.clear();
@@ -362,7 +369,11 @@ impl Core {
     }
 
     fn sender_v0<'a>(&'a self, advertise: &'a str) -> v0::Sender<'a> {
-        v0::Sender { node_id: self.config.id.as_str(), addr: advertise, max_version: Some(v1::VERSION) }
+        v0::Sender {
+            node_id: self.config.id.as_str(),
+            addr: advertise,
+            max_version: self.config.told_version(),
+        }
     }
 
     fn open_v0(&self, to: SocketAddr, kind: Kind, now: MonoNs, out: &Outbox) -> Transmit {
@@ -406,5 +417,10 @@ fn push_v0(state: &super::state::State, listed: &mut [bool], index: usize, w: &m
         return true;
     }
     let addr = node.addr.to_string();
-    w.push(&DigestEntry { id: node.id.as_str(), addr: &addr, version: node.version, left: node.left.is_some() })
+    w.push(&DigestEntry {
+        id: node.id.as_str(),
+        addr: &addr,
+        version: node.version,
+        left: node.left.is_some(),
+    })
 }

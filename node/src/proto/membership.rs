@@ -4,13 +4,13 @@ use probe_ebpf::time::{MonoNs, Span};
 use probe_user::clock::ClockView;
 
 use super::Outbox;
+use super::Reachability;
 use super::core::Core;
 use super::detector::{Contact, Finding, Rumour, Transition};
 use super::graveyard::{Admission, Cause, Claim, Source};
 use super::outbox::Event;
 use super::peer::{Asked, Protocol};
 use super::state::SELF;
-use super::Reachability;
 use crate::wire::v1::{Digest, NodeRef, Suspect};
 
 /// How long a node that left or is unreachable stays known.
@@ -107,7 +107,13 @@ impl Core {
     }
 
     /// Takes suspicions in and passes on what is news.
-    pub(super) fn hear_suspicions(&mut self, digest: &Digest<'_>, now: MonoNs, clock: &ClockView, out: &mut Outbox) {
+    pub(super) fn hear_suspicions(
+        &mut self,
+        digest: &Digest<'_>,
+        now: MonoNs,
+        clock: &ClockView,
+        out: &mut Outbox,
+    ) {
         for suspect in digest.suspects() {
             let Some(index) = self.state.find_ref(suspect.node) else { continue };
             if index == SELF {
@@ -172,8 +178,7 @@ impl Core {
             match finding {
                 Finding::Probe(index) => self.ask(index, now, out),
                 Finding::Accuse { peer, version } => {
-                    let suspect =
-                        Suspect { node: self.state[peer].name, version, by: self.state[SELF].name };
+                    let suspect = Suspect { node: self.state[peer].name, version, by: self.state[SELF].name };
                     self.pass_on(suspect);
                     self.ask(peer, now, out);
                 }

@@ -35,8 +35,8 @@ mod entry;
 mod error;
 mod exchange;
 mod graveyard;
-mod limits;
 mod legacy;
+mod limits;
 mod links;
 mod membership;
 mod node;
@@ -53,9 +53,7 @@ pub use self::config::{Config, ConfigError};
 pub use self::core::{Core, Received};
 pub use self::counters::Counters;
 pub use self::detector::Reachability;
-pub use self::entry::{
-    EntryArrival, EntryKind, NotSample, Propagation,
-};
+pub use self::entry::{EntryArrival, EntryKind, NotSample, Propagation};
 pub use self::error::{Rejected, WriteError};
 pub use self::limits::Limits;
 pub use self::node_id::NodeId;

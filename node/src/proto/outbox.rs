@@ -8,8 +8,8 @@ use probe_ebpf::time::{MonoNs, Span};
 use probe_user::analysis::align::{OneWay, SentStamp};
 use probe_user::clock::ClockSource;
 
-use super::sequence::Sequence;
 use super::peer::Protocol;
+use super::sequence::Sequence;
 use super::{EntryArrival, NodeId};
 use crate::wire::v1::Kind;
 

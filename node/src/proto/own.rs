@@ -109,8 +109,9 @@ impl Core {
 
     /// What every node says of itself at the start.
     pub(super) fn introduce(&mut self, now: MonoNs, clock: &ClockView) {
-        let version = v1::VERSION.to_string();
-        self.put_own(PROTO_KEY, version.as_bytes(), Flags::INTERNAL, now, clock);
+        if let Some(version) = self.config.told_version() {
+            self.put_own(PROTO_KEY, version.to_string().as_bytes(), Flags::INTERNAL, now, clock);
+        }
         self.beacon(now, clock);
     }
 

@@ -14,7 +14,7 @@ use super::peer::Protocol;
 use super::state::SELF;
 use super::{Outbox, Rejected};
 use crate::wire::v0::{self, DigestEntry, stream};
-use crate::wire::v1::{self, NodeRef};
+use crate::wire::v1::NodeRef;
 
 /// Time between tries to reach a seed while nobody else is known.
 const SEED_RETRY: Span = Span::from_secs(1);
@@ -49,7 +49,9 @@ impl Core {
         }
         self.seed_at = now + self.scaled(if alone { SEED_RETRY } else { SEED_CHECK });
         let in_touch = |addr: SocketAddr| {
-            self.links.member(addr).is_some_and(|index| self.state.at(index).is_some_and(super::node::Node::is_alive))
+            self.links
+                .member(addr)
+                .is_some_and(|index| self.state.at(index).is_some_and(super::node::Node::is_alive))
         };
         let mut far: Vec<SocketAddr> = (self.config.seeds.iter().copied())
             .filter(|seed| *seed != self.config.advertise && !in_touch(*seed))
@@ -74,7 +76,11 @@ impl Core {
 
     /// Writes the request that tells a member that this node leaves.
     pub fn leave_request(&self, out: &mut Vec<u8>) {
-        stream::put_leave_request(out, &self.stream_sender(), &[stream_node(&self.state[SELF], &self.advertise)]);
+        stream::put_leave_request(
+            out,
+            &self.stream_sender(),
+            &[stream_node(&self.state[SELF], &self.advertise)],
+        );
     }
 
     /// Handles a request that came over TCP from `from`, and writes the response.
@@ -97,12 +103,11 @@ impl Core {
                 let carrier = self.stream_carrier(header.node_id, now, clock);
                 self.apply_own_state(&header, &delta, &carrier, out);
                 if let Some(index) = self.state.find(header.node_id) {
+                    let shares_v1 = self.shares_v1(header.max_version);
                     let peer = &mut self.state[index];
                     // A handshake shows that its IP is its own; its port it may claim.
                     peer.peer.verified |= peer.addr.ip() == from.ip();
-                    if header.max_version.is_some_and(|newest| newest >= v1::VERSION) {
-                        peer.peer.protocol = Protocol::V1;
-                    }
+                    peer.peer.protocol = if shares_v1 { Protocol::V1 } else { Protocol::V0 };
                     self.heard(index, None, now, out);
                 }
                 for entry in digest.entries() {
@@ -133,13 +138,14 @@ impl Core {
         Ok(())
     }
 
-    /// Takes what a seed answered to a [`join_request`](Self::join_request).
+    /// Takes what a seed at `from` answered to a [`join_request`](Self::join_request).
     ///
     /// # Errors
     /// [`Rejected`] when it is no such answer; nothing changed.
     pub fn handle_join_response(
         &mut self,
         bytes: &[u8],
+        from: SocketAddr,
         now: MonoNs,
         clock: &ClockView,
         out: &mut Outbox,
@@ -157,6 +163,13 @@ impl Core {
             // The request listed nobody else: each begins at the beginning.
             self.questions.expect(NodeRef::of(node.head.id), now);
             self.apply_v0(&node, &carrier, out);
+        }
+        if let Some(index) = self.state.find(response.header.node_id) {
+            let protocol =
+                if self.shares_v1(response.header.max_version) { Protocol::V1 } else { Protocol::V0 };
+            let node = &mut self.state[index];
+            node.peer.verified |= node.addr == from;
+            node.peer.protocol = protocol;
         }
         self.restart(now, clock);
         self.spread(None, now, out);
@@ -191,7 +204,12 @@ impl Core {
         }
     }
 
-    fn write_join_response(&mut self, header: &v0::Header<'_>, digest: &v0::Digest<'_>, response: &mut Vec<u8>) {
+    fn write_join_response(
+        &mut self,
+        header: &v0::Header<'_>,
+        digest: &v0::Digest<'_>,
+        response: &mut Vec<u8>,
+    ) {
         let listed: std::collections::BTreeMap<&str, u64> =
             digest.entries().map(|entry| (entry.id, entry.version)).collect();
         let first = self.rng.random_range(0..self.state.end());
@@ -210,7 +228,8 @@ impl Core {
             .iter()
             .map(|(index, addr, from)| {
                 let node = &self.state[*index];
-                let entries = node.stored_since(*from).map(|(version, entry)| entry.on_wire_v0(version)).collect();
+                let entries =
+                    node.stored_since(*from).map(|(version, entry)| entry.on_wire_v0(version)).collect();
                 stream::Node { head: v0::NodeHead { id: node.id.as_str(), addr }, entries }
             })
             .collect();
@@ -225,7 +244,7 @@ impl Core {
         v0::Sender {
             node_id: self.config.id.as_str(),
             addr: &self.advertise,
-            max_version: Some(v1::VERSION),
+            max_version: self.config.told_version(),
         }
     }
 

@@ -6,11 +6,11 @@ use probe_ebpf::time::{MonoNs, Span, UtcNs};
 
 use super::core::Core;
 use super::entry::Stored;
-use super::peer::Protocol;
 use super::node::Node;
+use super::peer::Protocol;
 use super::state::SELF;
-use crate::wire::BEACON_KEY;
 use super::{Counters, NodeId, Reachability};
+use crate::wire::BEACON_KEY;
 
 /// A node as this one knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,9 +6,9 @@ use probe_ebpf::time::Span;
 use proptest::prelude::*;
 
 use super::net::{Faults, Net, address, id};
+use crate::proto::StreamKind;
 use crate::proto::{Config, Limits, WriteError};
 use crate::wire::{v0, v1};
-use crate::proto::StreamKind;
 
 const MINUTE: Span = Span::from_secs(60);
 

@@ -4,9 +4,7 @@ use probe_ebpf::parse::PacketId;
 
 use super::net::{Net, address};
 use crate::proto::{Outbox, Received, Rejected};
-use crate::wire::v1::{
-    self, Entry, Listed, NodeHead, NodeRef, PacketWriter, Sender, StateSum, Step,
-};
+use crate::wire::v1::{self, Entry, Listed, NodeHead, NodeRef, PacketWriter, Sender, StateSum, Step};
 
 /// Host 0 sent something, and this answers it: its incarnation is known.
 const ANSWERS: Option<PacketId> = Some(PacketId { incarnation: 1, counter: 0 });

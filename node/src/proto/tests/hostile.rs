@@ -12,7 +12,12 @@ use probe_ebpf::parse::PacketId;
 
 const MINUTE: Span = Span::from_secs(60);
 
-fn hand_digest(net: &mut Net, from: &str, step: Step, nodes: &[(&str, u64)]) -> (Result<(), Rejected>, Outbox) {
+fn hand_digest(
+    net: &mut Net,
+    from: &str,
+    step: Step,
+    nodes: &[(&str, u64)],
+) -> (Result<(), Rejected>, Outbox) {
     let bytes = digest(net, from, step, nodes);
     hand(net, &bytes)
 }
@@ -159,15 +164,20 @@ fn when_the_rest_differs_the_lately_changed_are_listed_first_and_then_any() {
     for _ in 0..40 {
         let other_sum = StateSum::from_u64(77);
         let nodes = [("n100", 9), ("new", 3)];
-        let request = digest_by("n9", Some(PacketId { incarnation: 1, counter: 0 }), Step::Request, other_sum, &nodes);
+        let request =
+            digest_by("n9", Some(PacketId { incarnation: 1, counter: 0 }), Step::Request, other_sum, &nodes);
         let (_, out) = hand(&mut net, &request);
         assert!(out.transmits().iter().all(|t| out.bytes(t).len() <= 1400));
         let listed = last_digest(&out);
-        assert_eq!(listed[..4], [("n100", 4), ("new", 0), ("n200", 5), ("n7", 5)].map(|(id, v)| (NodeRef::of(id), v)));
+        assert_eq!(
+            listed[..4],
+            [("n100", 4), ("new", 0), ("n200", 5), ("n7", 5)].map(|(id, v)| (NodeRef::of(id), v))
+        );
         let distinct: std::collections::BTreeSet<_> = listed.iter().map(|(node, _)| node).collect();
         assert_eq!(distinct.len(), listed.len(), "nobody twice");
         assert!(listed.len() > 30);
-        let answer = digest_by("n9", Some(PacketId { incarnation: 1, counter: 0 }), Step::Answer, other_sum, &nodes);
+        let answer =
+            digest_by("n9", Some(PacketId { incarnation: 1, counter: 0 }), Step::Answer, other_sum, &nodes);
         let (_, out) = hand(&mut net, &answer);
         others.extend(last_digest(&out));
     }

@@ -2,4 +2,5 @@ mod convergence;
 mod craft;
 mod hostile;
 mod measuring;
+mod mixed;
 mod net;

@@ -11,7 +11,8 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use crate::proto::{
-    Config, Core, EntryArrival, Event, NodeId, Outbox, PacketArrival, Protocol, Received, Rejected, StreamKind,
+    Config, Core, EntryArrival, Event, NodeId, Outbox, PacketArrival, Protocol, Received, Rejected,
+    StreamKind,
 };
 use crate::wire::v1;
 
@@ -251,7 +252,7 @@ impl Net {
             }
             What::JoinResponse => {
                 if let Err(reason) =
-                    target.core.handle_join_response(&flying.bytes, at, &target.clock, &mut out)
+                    target.core.handle_join_response(&flying.bytes, flying.from, at, &target.clock, &mut out)
                 {
                     target.rejected.push(reason);
                 }

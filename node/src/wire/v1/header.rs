@@ -7,7 +7,9 @@ use probe_ebpf::time::{Span, WallNs};
 use probe_user::analysis::align::{PeerClock, SentStamp, TxStage};
 use probe_user::clock::{ClockSource, ClockState};
 
-use crate::wire::msgpack::{INT64, Reader, put_array, put_bytes, put_int64, put_nil, put_str, put_u64, put_uint};
+use crate::wire::msgpack::{
+    INT64, Reader, put_array, put_bytes, put_int64, put_nil, put_str, put_u64, put_uint,
+};
 use crate::wire::{ID_MAX, WireError, is_reachable};
 
 /// The header of a received packet.

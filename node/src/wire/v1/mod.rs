@@ -109,9 +109,7 @@ pub fn decode(datagram: &[u8]) -> Result<Packet<'_>, WireError> {
     let header = Header::read(&mut r)?;
     let (delta, digest) = match kind {
         Kind::Digest => (None, Some(Digest::read(&mut r)?)),
-        Kind::Delta => {
-            (Some(Delta::read(&mut r)?), if r.nil() { None } else { Some(Digest::read(&mut r)?) })
-        }
+        Kind::Delta => (Some(Delta::read(&mut r)?), if r.nil() { None } else { Some(Digest::read(&mut r)?) }),
     };
     r.skip(unknown)?;
     if r.rest().is_empty() {

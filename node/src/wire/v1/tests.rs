@@ -281,10 +281,23 @@ fn each_defect_has_its_reason() {
     // The last byte ends a version: made to go on, the pair is cut.
     assert_eq!(reason(&|p| *p.last_mut().unwrap() |= 0x80), "truncated");
     let mut out = Vec::new();
-    delta_packet(&mut out, PacketId::default(), &SENDER, &[OwnedNode {
-        id: "n".into(), addr: "10.0.0.1:7000".parse().unwrap(), from: 0,
-        entries: vec![OwnedEntry { key: "k".into(), value: vec![], step: 1, flags: (false, false, false), stamp: None }],
-    }]);
+    delta_packet(
+        &mut out,
+        PacketId::default(),
+        &SENDER,
+        &[OwnedNode {
+            id: "n".into(),
+            addr: "10.0.0.1:7000".parse().unwrap(),
+            from: 0,
+            entries: vec![OwnedEntry {
+                key: "k".into(),
+                value: vec![],
+                step: 1,
+                flags: (false, false, false),
+                stamp: None,
+            }],
+        }],
+    );
     let at = out.iter().rposition(|b| *b == 0xc4 && out.len() > 8).unwrap();
     assert!(decode(&out).is_ok() && at > 0);
     let ip = out.windows(4).position(|w| w == [10, 0, 0, 1]).unwrap();
@@ -311,8 +324,14 @@ fn keys_that_travel_often_take_one_byte() {
     let addr = "10.0.0.1:7000".parse().unwrap();
     let packet = |key: &str| {
         let mut out = Vec::new();
-        let entry = OwnedEntry { key: key.into(), value: vec![], step: 1, flags: (true, false, false), stamp: None };
-        delta_packet(&mut out, PacketId::default(), &SENDER, &[OwnedNode { id: "n".into(), addr, from: 0, entries: vec![entry] }]);
+        let entry =
+            OwnedEntry { key: key.into(), value: vec![], step: 1, flags: (true, false, false), stamp: None };
+        delta_packet(
+            &mut out,
+            PacketId::default(),
+            &SENDER,
+            &[OwnedNode { id: "n".into(), addr, from: 0, entries: vec![entry] }],
+        );
         out
     };
     for key in [crate::wire::BEACON_KEY, crate::wire::PROTO_KEY] {
@@ -369,7 +388,9 @@ fn golden_digest() {
     expected.extend_from_slice(&[0x94, 0xd3, 0, 0, 0, 0, 0, 0, 0, 0]);
     expected.extend_from_slice(&[0xd3, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0x90, 0xc0]);
     expected.extend_from_slice(&[0x94, 0, 0xcf, 1, 2, 3, 4, 5, 6, 7, 8]);
-    expected.extend_from_slice(&[0xc4, 13, 0x65, 0xce, 0x5f, 0xd7, 0xa0, 0x46, 3, 0xc2, 0xaa, 0xdd, 0x9b, 0x85, 0x27]);
+    expected.extend_from_slice(&[
+        0xc4, 13, 0x65, 0xce, 0x5f, 0xd7, 0xa0, 0x46, 3, 0xc2, 0xaa, 0xdd, 0x9b, 0x85, 0x27,
+    ]);
     expected.extend_from_slice(&[0xc5, 0, 8, 0xa4, 0x7e, 0x30, 0x92, 0x36, 0x64, 0xac, 0x02]);
     assert_eq!(a_digest(Step::Request), expected);
 }

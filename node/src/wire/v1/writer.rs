@@ -6,9 +6,7 @@ use super::digest::{DigestPart, EMPTY_MAX, Listed, Step, Suspect};
 use super::header::{Sender, put_addr};
 use super::node_ref::StateSum;
 use super::{Entry, Kind, NodeHead, VERSION};
-use crate::wire::msgpack::{
-    patch_len16, put_array, put_array16, put_bool, put_nil, put_str, put_uint,
-};
+use crate::wire::msgpack::{patch_len16, put_array, put_array16, put_bool, put_nil, put_str, put_uint};
 
 /// Writes one packet at the end of a buffer, never beyond its limit: first a delta's nodes, then a digest.
 #[derive(Debug)]
