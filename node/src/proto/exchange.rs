@@ -16,7 +16,7 @@ use super::core::Core;
 use super::outbox::Transmit;
 use super::peer::Protocol;
 use super::state::SELF;
-use crate::wire::v1::{Digest, Kind, Listed, NodeHead, PacketWriter, SUMMARY_MAX, Sender, Step};
+use crate::wire::v1::{Digest, Kind, Listed, NodeHead, PacketWriter, SUMMARY_MAX, Sender, StateSum, Step};
 
 /// To whom an answer goes, and how much.
 #[derive(Clone, Copy, Debug)]
@@ -47,7 +47,7 @@ pub(super) struct Comparison {
 /// Packets that one request can set off: what is missing beyond that comes with the next one.
 const BURST: usize = 4;
 /// Nodes listed beyond the asked for when sums differ for an unknown reason.
-const SPARE: usize = 32;
+const SPARE: usize = 24;
 /// A node that changed this short a time ago is passed on at once by whoever asks for it.
 const FRESH: Span = Span::from_millis(500);
 
@@ -122,6 +122,37 @@ impl Core {
             }
         }
         *rest_equal = ours == theirs;
+        if digest.step == Step::Request && !*rest_equal {
+            let guessed = self.guess(ours, theirs, listed);
+            *rest_equal = guessed.is_some();
+            for index in guessed.into_iter().flatten() {
+                gives.push((index, self.state[index].before));
+            }
+        }
+    }
+
+    /// What else the sender of a request may lack: nodes that changed here lately and that it does not list, each known
+    /// there as it was here before. If that explains the sums exactly, it is so.
+    fn guess(&self, mut ours: StateSum, theirs: StateSum, listed: &[bool]) -> Option<Vec<usize>> {
+        let mut lacks = Vec::new();
+        for index in self.state.by_recency() {
+            let node = &self.state[index];
+            if !node.listed || listed.get(index).is_none_or(|listed| *listed) {
+                continue;
+            }
+            ours.remove(node.name, node.version);
+            if node.before > 0 {
+                ours.add(node.name, node.before);
+            }
+            lacks.push(index);
+            if ours == theirs {
+                return Some(lacks);
+            }
+            if lacks.len() == SPARE {
+                break;
+            }
+        }
+        None
     }
 
     /// Is this unknown node worth asking for? Counts why not.

@@ -25,6 +25,8 @@ pub(super) struct Node {
     versions: BTreeMap<Arc<str>, u64>,
     /// Keys, values and overhead.
     pub(super) bytes: usize,
+    /// Known up to here before the latest change: what others know who have not heard of that.
+    pub(super) before: u64,
     /// Number of its latest change here.
     pub(super) changed: u64,
     /// When that was.
@@ -61,6 +63,7 @@ impl Node {
             entries: BTreeMap::new(),
             versions: BTreeMap::new(),
             bytes: 0,
+            before: 0,
             changed: 0,
             changed_at: joined.mono,
             joined,
@@ -77,6 +80,7 @@ impl Node {
         let replaced = self.versions.insert(entry.key.clone(), version).and_then(|v| self.entries.remove(&v));
         let removed = replaced.as_ref().map_or(0, |old| cost(&old.key, &old.value));
         self.entries.insert(version, entry);
+        self.before = self.version;
         self.version = version;
         self.bytes = self.bytes + added - removed;
         replaced
