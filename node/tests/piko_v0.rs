@@ -1,5 +1,6 @@
-//! The v0 codec against Piko's own bytes (`piko-v0/`): `manifest.json` describes messages that Piko's encoder made, with
-//! inputs and what its decoder made of them, `captured-manifest.json` messages recorded between real Piko nodes.
+//! The v0 codec against Piko's own bytes (`piko-v0/`): `manifest.json` describes messages that Piko's encoder made,
+//! with inputs and what its decoder made of them, `captured-manifest.json` messages recorded between real nodes.
+#![allow(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

@@ -16,5 +16,6 @@ pub mod lint;
 pub mod paths;
 pub mod rig;
 pub mod setup;
+pub mod sim;
 pub mod test;
 pub mod vmtest;

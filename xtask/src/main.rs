@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use xtask::setup::{self, Purpose};
-use xtask::{bench, build, ci, demo, lab, lint, test, vmtest};
+use xtask::{bench, build, ci, demo, lab, lint, sim, test, vmtest};
 
 /// Builds, shows and tests pikoscope.
 #[derive(Parser)]
@@ -39,6 +39,12 @@ enum Command {
         #[command(subcommand)]
         command: lab::Command,
     },
+    /// Many nodes in one process under virtual time: how fast a change spreads, and what that costs
+    #[command(disable_help_flag = true)]
+    Sim {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
     /// Check format, clippy and licences
     Lint,
     /// All that must hold before a change lands
@@ -58,6 +64,7 @@ fn main() -> ExitCode {
         Command::Bench(options) => bench::command(&options),
         Command::Vmtest(options) => vmtest::command(&options),
         Command::Lab { command } => lab::command(&command),
+        Command::Sim { args } => sim::command(&args),
         Command::Lint => lint::command(),
         Command::Ci => ci::command(),
     };

@@ -3,8 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "tests, helpers included, fail by panicking")]
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 use xtask::rig::{can_make_hosts, sandbox};
@@ -47,6 +48,13 @@ fn a_delay_of_20_ms_is_measured_as_the_switch_made_it() {
         assert!((measured - truth).abs() <= 300_000, "{network}");
         assert!((20_000_000..21_000_000).contains(&truth), "{network}");
     }
+    let error = &result["errors"]["network"];
+    assert!(error["count"].as_u64() > Some(1_000) && error["p50_ns"].as_i64() < Some(300_000), "{error}");
+    let entries = result["propagation"].as_array().unwrap();
+    assert_eq!(entries.len(), 6, "{entries:?}");
+    for entry in entries {
+        assert!(entry["total"]["p50_ns"].as_i64() > Some(20_000_000), "{entry}");
+    }
     assert_eq!((&result["loss"]["switch"], &result["loss"]["nodes"]), (&0.into(), &0.into()));
     assert!(result["resources"]["c"]["rss_bytes"].as_u64().unwrap() > 0);
     let not_yet = |one: &&Value| one["status"] == "not_yet";
@@ -75,4 +83,45 @@ fn an_expectation_that_does_not_hold_fails_the_run() {
     let (output, result) = run(file.to_str().unwrap(), dir.path());
     assert!(!output.status.success());
     assert_eq!((&result["pass"], &result["expectations"][0]["status"]), (&false.into(), &"fail".into()));
+}
+
+/// A person looks for as long as they like; the events happen meanwhile, and the end of the shell is the end of all.
+#[test]
+fn a_shell_sees_the_events_happen_and_takes_everything_down_when_it_ends() {
+    if !can_make_hosts() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("look.toml");
+    let text = "about = 'b is killed, and a is cut off and stays so'\nseconds = 3\n\
+                [[event]]\nat_s = 0.5\nfor_s = 1\ndo.churn = { node = 'b', every_ms = 900, down_ms = 300 }\n\
+                [[event]]\nat_s = 1\ndo.partition = { one = ['a'], other = ['c'] }\n";
+    fs::write(&file, text).unwrap();
+    let mut shell = Command::new(env!("CARGO_BIN_EXE_xtask"))
+        .args(["lab", "shell"])
+        .arg(&file)
+        .env("SHELL", "/bin/sh")
+        .env_remove(sandbox::SANDBOX_ENV)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut told: Vec<String> = Vec::new();
+    for line in BufReader::new(shell.stderr.take().unwrap()).lines() {
+        let line = line.unwrap();
+        if line.contains("the events are over") {
+            // The shell is still there, and so are the hosts.
+            let mut stdin = shell.stdin.take().unwrap();
+            stdin.write_all(b"ip netns list | wc -l\n").unwrap();
+        }
+        told.push(line);
+    }
+    let output = shell.wait_with_output().unwrap();
+    assert!(output.status.success(), "{told:?}");
+    let said = |what: &str| told.iter().any(|line| line.contains(what));
+    assert!(said("The events (2) begin now") && said("b killed") && said("b started"), "{told:?}");
+    assert!(said("a cut off from c") && said("the events are over"), "{told:?}");
+    let namespaces: usize = String::from_utf8(output.stdout).unwrap().trim().parse().unwrap();
+    assert!(namespaces >= 4, "{namespaces}");
 }

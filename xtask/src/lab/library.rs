@@ -32,6 +32,7 @@ const FILES: &[(&str, &str)] = files![
     "skew-honest",
     "drift-honest",
     "ntp-lies",
+    "ntp-loss",
     "hosts-20",
 ];
 

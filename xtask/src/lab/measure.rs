@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::bed::Remains;
 use super::counters::{Counters, Usage};
-use super::packets::{Packets, SEGMENTS, host_of, number_of, quantile};
+use super::packets::{Packet, Packets, SEGMENTS, host_of, number_of, quantile};
 use super::scenario::host_name;
 use super::switch::{Class, Port, Record};
 
@@ -111,6 +111,34 @@ impl Measured {
         }
         paths.sort_by_key(|path| (path["from"].to_string(), path["to"].to_string()));
         paths
+    }
+
+    /// How long entries took from one node's application to another's, as the final reports have it, by path.
+    pub fn propagation(&self) -> Vec<Value> {
+        let mut all = Vec::new();
+        for (to, report) in self.remains.reports.iter().enumerate() {
+            for entry in report.iter().flat_map(|report| report["entries"].as_array()).flatten() {
+                let mut entry = entry.clone();
+                if let Value::Object(fields) = &mut entry {
+                    fields.insert("to".to_owned(), json!(host_name(to)));
+                }
+                all.push(entry);
+            }
+        }
+        all.sort_by_key(|entry| (entry["from"].to_string(), entry["to"].to_string()));
+        all
+    }
+
+    /// How far off each packet was, without sign, by segment; only segments of which something is known from outside.
+    pub fn errors(&self) -> Value {
+        let segment = |(place, name): (usize, &&str)| {
+            let off = |packet: &Packet| Some((packet.measured[place]? - packet.truth[place]?).abs());
+            let errors: Vec<i64> = self.packets.joined.iter().filter_map(off).collect();
+            let [p50, p99, max] = [0.5, 0.99, 1.0].map(|share| quantile(errors.iter().copied(), share));
+            let value = json!({ "count": errors.len(), "p50_ns": p50?, "p99_ns": p99?, "max_ns": max? });
+            Some(((*name).to_owned(), value))
+        };
+        SEGMENTS.iter().enumerate().filter_map(segment).collect::<serde_json::Map<_, _>>().into()
     }
 
     /// Packets lost by the final reports, over all paths.

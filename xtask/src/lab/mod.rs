@@ -57,7 +57,7 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
-    /// Bring a scenario's hosts, links, nodes and load up, without its events, and leave them to a shell
+    /// Bring a scenario's hosts, links, nodes, load and events (once) up, and leave them to a shell
     Shell {
         /// Its name
         name: String,

@@ -23,6 +23,10 @@ pub struct Report {
     pub expectations: Vec<Judged>,
     /// As in the demo's report; each segment also has `truth_p50_ns`.
     pub paths: Vec<Value>,
+    /// How far off each packet was against the truth, without sign, by segment: count, p50, p99, max.
+    pub errors: Value,
+    /// How long entries took from node to node, as the nodes report it.
+    pub propagation: Vec<Value>,
     /// Gossip packets lost.
     pub loss: Loss,
     /// What each node used, by name.
@@ -47,6 +51,8 @@ impl Report {
             pass: expectations.iter().all(|judged| judged.status != Status::Fail),
             expectations,
             paths: measured.paths(),
+            errors: measured.errors(),
+            propagation: measured.propagation(),
             loss: Loss { switch: measured.packets.dropped, nodes: measured.lost_by_nodes() },
             resources: measured.resources(),
         }
@@ -77,6 +83,8 @@ impl Report {
         if shown.len() < self.paths.len() {
             let _ = writeln!(text, "and {} more paths in the JSON", self.paths.len() - shown.len());
         }
+        self.errors_text(&mut text);
+        self.propagation_text(&mut text);
         let _ = writeln!(
             text,
             "\ngossip packets lost: {} by the switch, {} missed by nodes",
@@ -116,6 +124,54 @@ impl Report {
             if self.pass { "PASS" } else { "FAIL" }
         );
         text
+    }
+}
+
+impl Report {
+    fn errors_text(&self, text: &mut String) {
+        for (name, error) in self.errors.as_object().into_iter().flatten() {
+            let [p50, p99, max] =
+                ["p50_ns", "p99_ns", "max_ns"].map(|key| time(error[key].as_f64().unwrap_or_default()));
+            let count = &error["count"];
+            let _ =
+                writeln!(text, "{name} off by {p50} at p50, {p99} at p99, {max} at most ({count} packets)");
+        }
+    }
+
+    fn propagation_text(&self, text: &mut String) {
+        let with_samples: Vec<&Value> =
+            self.propagation.iter().filter(|entry| entry["count"].as_u64() > Some(0)).collect();
+        if with_samples.is_empty() {
+            return;
+        }
+        let _ = writeln!(
+            text,
+            "\n{:<8}{:>8}  {:>10} {:>10} {:>10}  {:>12} {:>15}",
+            "entries", "count", "total p50", "p95", "p99", "network p50", "application p50"
+        );
+        for entry in with_samples.iter().take(MOST_PATHS) {
+            let quantile = |part: &str, key: &str| {
+                entry[part][key].as_i64().map_or_else(|| "-".to_owned(), |ns| time(ns as f64))
+            };
+            let ends = format!(
+                "{} > {}",
+                entry["from"].as_str().unwrap_or("?"),
+                entry["to"].as_str().unwrap_or("?")
+            );
+            let _ = writeln!(
+                text,
+                "{ends:<8}{:>8}  {:>10} {:>10} {:>10}  {:>12} {:>15}",
+                entry["count"].to_string(),
+                quantile("total", "p50_ns"),
+                quantile("total", "p95_ns"),
+                quantile("total", "p99_ns"),
+                quantile("network", "p50_ns"),
+                quantile("application", "p50_ns")
+            );
+        }
+        if with_samples.len() > MOST_PATHS {
+            let _ = writeln!(text, "and {} more in the JSON", with_samples.len() - MOST_PATHS);
+        }
     }
 }
 

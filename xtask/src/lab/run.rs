@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{IsTerminal, Write, stderr};
 use std::path::{Path, PathBuf};
 use std::process;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -62,6 +63,11 @@ impl Progress {
         Self { watch: Stopwatch::start(), terminal: stderr().is_terminal() }
     }
 
+    /// Without a last line that counts: somebody else writes there, too.
+    fn beside_a_shell(self) -> Self {
+        Self { terminal: false, ..self }
+    }
+
     fn tell(&self, what: &str) {
         let clear = if self.terminal { "\r\x1b[K" } else { "" };
         eprintln!("{clear}lab: {:6.2} s  {what}", self.watch.elapsed().as_secs_f64());
@@ -110,7 +116,8 @@ fn measure(scenario: &Scenario, seed: u64, binary: &Path, interrupt: &Interrupt)
     let pids = bed.pids();
     let before: Vec<Option<Usage>> = pids.iter().map(|pid| pid.and_then(Usage::of)).collect();
     let start = mono_now().as_nanos();
-    follow(scenario, &mut bed, &mut troubles, &progress, interrupt)?;
+    follow(scenario, &mut bed, &mut troubles, &progress, &|| interrupt.is_raised())?;
+    ensure!(!interrupt.is_raised(), "interrupted");
     let after: Vec<Option<Usage>> = pids.iter().map(|pid| pid.and_then(Usage::of)).collect();
     let usage = before
         .into_iter()
@@ -134,20 +141,22 @@ fn measure(scenario: &Scenario, seed: u64, binary: &Path, interrupt: &Interrupt)
     Ok(Measured { packets, remains, usage, not_converged, up_ns, ipv6: scenario.ipv6 })
 }
 
-/// Does every step in its time, until the scenario is over.
+/// Does every step in its time, until the scenario is over or it is to stop.
 fn follow(
     scenario: &Scenario,
     bed: &mut Bed,
     troubles: &mut Troubles,
     progress: &Progress,
-    interrupt: &Interrupt,
+    is_stopped: &dyn Fn() -> bool,
 ) -> Result<()> {
     let watch = Stopwatch::start();
     let end = Duration::from_secs_f64(scenario.seconds);
     let mut steps = timeline::steps(scenario).into_iter().peekable();
     let mut looked = Duration::ZERO;
     loop {
-        ensure!(!interrupt.is_raised(), "interrupted");
+        if is_stopped() {
+            return Ok(());
+        }
         let now = watch.elapsed();
         while let Some(Timed { at, step }) = steps.next_if(|timed| timed.at <= now) {
             if !matches!(step, Step::Pause(_) | Step::Resume(_)) {
@@ -205,10 +214,13 @@ fn words(step: &Step) -> String {
     }
 }
 
-/// Brings a scenario up, starts its load, and leaves it to a shell until that ends. Its events are not followed.
+/// Brings a scenario up, starts its load and its events, and leaves it to a shell until that ends.
+///
+/// The events happen once. What a scenario leaves as it is at its end stays so, for as long as the shell lives.
 pub fn shell(scenario: &Scenario, binary: &Path) -> Result<()> {
     let progress = Progress::new();
     let mut bed = Bed::up(scenario, 1, binary, &mut |what| progress.tell(what))?;
+    let progress = progress.beside_a_shell();
     let writer = Writer::start(&scenario.load, bed.places());
     eprintln!(
         "\nThe load runs; this shell's end takes all down. Each host is a network namespace with the addresses\n10.77.0.N and fd77::N:"
@@ -223,8 +235,31 @@ pub fn shell(scenario: &Scenario, binary: &Path) -> Result<()> {
             binary.display()
         );
     }
-    let shell = std::env::var_os("SHELL").unwrap_or_else(|| "sh".into());
-    process::Command::new(shell).status().context("starting the shell")?;
+    match scenario.events.len() {
+        0 => eprintln!("There are no events."),
+        events => eprintln!(
+            "The events ({events}) begin now, are told here, and happen once, within {} s.",
+            scenario.seconds
+        ),
+    }
+    let mut troubles = Troubles::default();
+    let over = AtomicBool::new(false);
+    let ended = thread::scope(|scope| {
+        scope.spawn(|| {
+            match follow(scenario, &mut bed, &mut troubles, &progress, &|| over.load(Ordering::Relaxed)) {
+                Ok(()) if over.load(Ordering::Relaxed) => {}
+                Ok(()) => progress.tell("the events are over; all stays as it is now, and the load goes on"),
+                // Whoever sits at the shell may well have done it.
+                Err(error) => progress.tell(&format!("no further events: {error:#}")),
+            }
+        });
+        let shell = std::env::var_os("SHELL").unwrap_or_else(|| "sh".into());
+        let ended = process::Command::new(shell).status().context("starting the shell");
+        over.store(true, Ordering::Relaxed);
+        ended
+    });
     writer.stop();
-    bed.down().map(drop)
+    end(scenario, &mut bed, &mut troubles)?;
+    bed.down()?;
+    ended.map(drop)
 }

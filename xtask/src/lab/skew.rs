@@ -55,4 +55,12 @@ mod tests {
         let steady = Skew::of(&NodeOrder { clock_error_ms: -50.0, ..NodeOrder::default() }, second(1_000));
         assert_eq!((steady.at_boot(), steady.at(second(5_000))), (-50_000_000, -50_000_000));
     }
+
+    #[test]
+    fn chronyd_tells_the_truth_about_a_clock_unless_it_is_to_lie() {
+        let honest = NodeOrder { clock_error_ms: 20.0, clock_drift_ppm: 50.0, ..NodeOrder::default() };
+        assert_eq!((honest.ntp_offset_s(), honest.ntp_server_drift_ppm()), (-0.02, -50.0));
+        let lying = NodeOrder { ntp_offset_ms: Some(0.0), ntp_drift_ppm: Some(0.0), ..honest };
+        assert_eq!((lying.ntp_offset_s(), lying.ntp_server_drift_ppm()), (0.0, 0.0));
+    }
 }

@@ -24,7 +24,7 @@ pub(crate) struct Config {
 
 impl Config {
     /// The largest [`probes`](Self::probes) that a lossy network can make necessary.
-    pub(crate) const PROBES_MAX: u8 = 12;
+    pub(crate) const PROBES_MAX: u8 = 20;
     /// Nodes that check a rumour with probes of their own at once (one more each follows later, see
     /// [`Detector::accused`](super::Detector::accused)).
     pub(super) const CHECKERS: f64 = 10.0;

@@ -1,18 +1,21 @@
 //! Whether this node should doubt itself.
 
+use probe_ebpf::time::{MonoNs, Span};
+
 /// Lifeguard's local health ("Lifeguard", section IV.A): 0 is healthy. A node that runs late, hears from nobody
 /// or is proven wrong by those it suspected waits longer before it believes its own eyes.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Health {
     score: u8,
-    good_ticks: u8,
+    changed: MonoNs,
 }
 
 impl Health {
     pub(super) const WORST: u8 = 8;
-    /// Ticks in time, with something heard, that take one point back.
-    const GOOD_TICKS: u8 = 5;
 
+    pub(super) fn new(now: MonoNs) -> Self {
+        Self { score: 0, changed: now }
+    }
     pub(super) fn score(&self) -> u8 {
         self.score
     }
@@ -20,16 +23,15 @@ impl Health {
     pub(super) fn factor(&self) -> f64 {
         f64::from(self.score) + 1.0
     }
-    pub(super) fn raise(&mut self, points: u8) {
+    pub(super) fn raise(&mut self, points: u8, now: MonoNs) {
         self.score = self.score.saturating_add(points).min(Self::WORST);
-        self.good_ticks = 0;
+        self.changed = now;
     }
-    /// A tick came in time and something was heard since the one before.
-    pub(super) fn good_tick(&mut self) {
-        self.good_ticks += 1;
-        if self.good_ticks >= Self::GOOD_TICKS {
-            self.good_ticks = 0;
-            self.score = self.score.saturating_sub(1);
+    /// All is well: each `patience` of that takes a point back.
+    pub(super) fn well(&mut self, patience: Span, now: MonoNs) {
+        if self.score > 0 && now - self.changed >= patience {
+            self.score -= 1;
+            self.changed = now;
         }
     }
 }
@@ -40,18 +42,20 @@ mod tests {
 
     #[test]
     fn doubt_rises_at_once_is_bounded_and_goes_slowly() {
-        let mut health = Health::default();
+        let ms = |n: i64| MonoNs::from_nanos(n * 1_000_000);
+        let patience = Span::from_millis(500);
+        let mut health = Health::new(ms(0));
         assert_eq!(health.factor(), 1.0);
-        health.raise(200);
+        health.raise(200, ms(100));
         assert_eq!((health.score(), health.factor()), (8, 9.0));
-        for _ in 0..4 {
-            health.good_tick();
-        }
+        health.well(patience, ms(599));
         assert_eq!(health.score(), 8);
-        health.good_tick();
-        assert_eq!(health.score(), 7);
-        for _ in 0..100 {
-            health.good_tick();
+        for t in 600..1099 {
+            health.well(patience, ms(t));
+        }
+        assert_eq!(health.score(), 7, "one point, however often it is told");
+        for t in 1099..9000 {
+            health.well(patience, ms(t));
         }
         assert_eq!(health.score(), 0);
     }

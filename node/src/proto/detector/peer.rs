@@ -23,6 +23,8 @@ pub(super) struct Peer<K> {
     pub(super) rtt: Rtt,
     /// When this node wants to ask it, beside the rounds.
     pub(super) probe_at: Option<MonoNs>,
+    /// This node goes on asking it while it is suspected: it is one of the few that check.
+    pub(super) checks: bool,
     /// Its own state's newest version that is known here.
     pub(super) version: u64,
     /// It does not know of suspicions (v0): only what it does itself counts.
@@ -32,8 +34,8 @@ pub(super) struct Peer<K> {
     /// Until then this node keeps its suspicions of it to itself: they were wrong before.
     pub(super) hold_until: MonoNs,
     pub(super) holds: u8,
-    /// Its timer.
-    pub(super) wake: MonoNs,
+    /// Its timer, while one is set.
+    pub(super) wake: Option<MonoNs>,
 }
 
 /// Where it stands, and since when.
@@ -55,7 +57,7 @@ impl Phase {
 }
 
 /// A timer that never runs out.
-pub(super) const NEVER: MonoNs = MonoNs::from_nanos(i64::MAX);
+const NEVER: MonoNs = MonoNs::from_nanos(i64::MAX);
 
 /// What the waiting times depend on, beside the peer.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +67,9 @@ pub(super) struct Surroundings {
     pub(super) nodes: usize,
     /// By how much this node's own state makes it wait longer.
     pub(super) doubt: f64,
+    /// By how much rumours travel more slowly for lost packets: an exchange in five lost is within the margin of
+    /// [`Config::suspicion`].
+    pub(super) slowness: f64,
     /// Failed requests in a row that make a suspect.
     pub(super) probes: u8,
     /// Until then this node suspects nobody.
@@ -73,7 +78,7 @@ pub(super) struct Surroundings {
 
 impl<K: Copy + Eq> Peer<K> {
     /// Longest pause between probes of a silent peer.
-    const PAUSE_MAX: Span = Span::from_secs(30);
+    const PAUSE_MAX: Span = Span::from_secs(10);
     /// So recent a packet speaks against a rumour, which is older.
     const FRESH: Span = Span::from_secs(1);
 
@@ -86,13 +91,14 @@ impl<K: Copy + Eq> Peer<K> {
             failed: 0,
             rtt: Rtt::default(),
             probe_at: None,
+            checks: false,
             version,
             direct_only,
             phase: Phase::Alive,
             charge: Charge::NONE,
             hold_until: now,
             holds: 0,
-            wake: NEVER,
+            wake: None,
         }
     }
 
@@ -102,12 +108,13 @@ impl<K: Copy + Eq> Peer<K> {
     }
 
     /// An answer did not come in time: when to ask again. At once until that makes it a suspect, then ever more
-    /// slowly.
-    pub(super) fn pause(&self, around: &Surroundings) -> Span {
-        match self.failed.checked_sub(around.probes) {
+    /// slowly. Of the many that know a suspicion by hearsay only a few go on.
+    pub(super) fn pause(&self, around: &Surroundings) -> Option<Span> {
+        let hearsay = matches!(self.phase, Phase::Suspect(_)) && !self.charge.is_own() && !self.checks;
+        (!hearsay).then(|| match self.failed.checked_sub(around.probes) {
             None => Span::ZERO,
             Some(beyond) => times(self.rtt.timeout(), f64::from(1 << beyond.min(10))).min(Self::PAUSE_MAX),
-        }
+        })
     }
 
     /// How surprising its silence is: the negative decimal logarithm of the probability that a living peer is
@@ -122,10 +129,13 @@ impl<K: Copy + Eq> Peer<K> {
         self.silent_since + times(expected, phi * std::f64::consts::LN_10 * around.doubt)
     }
 
+    /// Too early to blame it for anything.
+    pub(super) fn in_grace(&self, around: &Surroundings, now: MonoNs) -> bool {
+        now < (self.learnt + around.config.grace).max(around.quiet_until)
+    }
     /// May this node suspect it on its own evidence?
     pub(super) fn may_accuse(&self, around: &Surroundings, now: MonoNs) -> bool {
-        let settled = self.learnt + around.config.grace;
-        now >= settled.max(around.quiet_until).max(self.hold_until)
+        !self.in_grace(around, now) && now >= self.hold_until
     }
     /// Was it heard so recently that a rumour cannot be right?
     pub(super) fn is_fresh(&self, now: MonoNs) -> bool {
@@ -138,7 +148,23 @@ impl<K: Copy + Eq> Peer<K> {
         } else {
             around.config.verdict_after(around.nodes, self.charge.count())
         };
-        since + times(after, around.doubt)
+        since + times(after, around.doubt * around.slowness)
+    }
+
+    /// Did this node not ask it itself since it was last seen to live?
+    pub(super) fn is_unseen(&self) -> bool {
+        self.failed == 0 && self.awaiting.is_none() && self.probe_at.is_none()
+    }
+
+    /// It lives: whatever was held against it is void.
+    pub(super) fn clear(&mut self, now: MonoNs) {
+        self.silent_since = now;
+        self.awaiting = None;
+        self.failed = 0;
+        self.probe_at = None;
+        self.checks = false;
+        self.phase = Phase::Alive;
+        self.charge = Charge::NONE;
     }
 
     /// When it needs attention next.
@@ -150,7 +176,7 @@ impl<K: Copy + Eq> Peer<K> {
         };
         match self.phase {
             Phase::Alive => {
-                if !self.charge.is_empty() {
+                if !self.charge.is_empty() && !self.direct_only {
                     at = at.min(self.silent_since + Self::FRESH);
                 }
                 let silent =

@@ -1,1 +1,3 @@
-
+mod anything;
+mod cluster;
+mod rules;

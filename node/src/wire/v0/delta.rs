@@ -231,7 +231,7 @@ impl<'b> DeltaWriter<'b> {
         I: IntoIterator<Item = Entry<'e>>,
         I::IntoIter: Clone,
     {
-        let mut entries = entries.into_iter();
+        let entries = entries.into_iter();
         let declared = entries.clone().count();
         let mut written = NodeWritten { left_out: declared, ..NodeWritten::default() };
         if self.full {
@@ -248,7 +248,7 @@ impl<'b> DeltaWriter<'b> {
         let head_len = self.out.len() - before;
         written.head = self.size() <= self.max_packet;
 
-        while let Some(entry) = entries.next().filter(|_| written.head) {
+        for entry in entries {
             let at = self.out.len();
             entry.write(self.out);
             if self.size() > self.max_packet {

@@ -4,8 +4,8 @@
 //! ([`Yardstick`](super::yardstick::Yardstick)) wakes on the same CPU, when the packet comes in and when it is due.
 //! Where that thread is more than [`STALL`] late, half of the target, the CPU was not to be had. A packet for which
 //! this was so at some instant between when it was due and when it left, at most [`STALL`] after it was due, is left
-//! out of the p99, counted and shown, and the p99 with it is shown too. Nothing is left out of the p50 and of the
-//! account of packets. More than [`MOST_LEFT_OUT`] left out is a failure: there is nothing to judge by. A failed
+//! out of the p99, counted and shown, and the p99 with it is shown too. Nothing is left out of the p50, which is that of
+//! a switch without bare threads beside it, nor of the account of packets. More than [`MOST_LEFT_OUT`] left out is a failure: there is nothing to judge by. A failed
 //! measurement is made again, up to [`ATTEMPTS`] times in all, only if the bare threads' own p99 missed the switch's
 //! target, too; each is shown. From edge to edge there is the waking of the switch by the kernel as well, which is as
 //! exact as that of bare threads: where those miss the target, edges are shown but not judged.
@@ -50,6 +50,8 @@ pub const ATTEMPTS: usize = 3;
 const HOSTS: usize = 5;
 /// Datagrams per delay, from each host in turn.
 const IDLE_DATAGRAMS: u64 = 2_500;
+/// The same without bare threads beside the switch: they cost it some time, and keep its CPU awake.
+const ALONE_DATAGRAMS: u64 = 1_000;
 /// About how far apart: 500 a second.
 const IDLE_PACE: Span = Span::from_millis(2);
 
@@ -97,8 +99,8 @@ pub struct Idle {
     pub edge: Judged,
     /// The same machine without a switch.
     pub machine: Machine,
-    /// The account.
-    pub closing: Closing,
+    /// The accounts, without the bare threads and with them.
+    pub closing: [Closing; 2],
 }
 
 /// Many packets. Only the account and the rate are judged.
@@ -163,7 +165,9 @@ pub fn measure(say: &mut dyn FnMut(&str)) -> Result<Figures> {
             let mut measured = measure_idle(&hosts, &switch, &sockets, delay)?;
             tell(&delay.to_string(), &measured.switch, &measured.edge, &measured.machine, say);
             // An account that does not close is nothing that noise could excuse.
-            judge_closing(&format!("delay {delay}"), &measured.closing, &mut missed);
+            for closing in &measured.closing {
+                judge_closing(&format!("delay {delay}"), closing, &mut missed);
+            }
             let noisy = measured.machine.is_noisy(SWITCH_TARGETS[1]);
             let what = |place: &str| format!("delay {delay}, {place}");
             let own = measured.switch.judge(&what("in the switch"), SWITCH_TARGETS);
@@ -220,12 +224,32 @@ fn judge_closing(what: &str, closing: &Closing, missed: &mut Vec<String>) {
 }
 
 fn measure_idle(hosts: &Hosts, switch: &Switch, sockets: &[Socket], delay: Span) -> Result<Idle> {
+    let (journeys, alone_closing) = send(hosts, switch, sockets, delay, ALONE_DATAGRAMS, None)?;
+    let alone = errors(&journeys, delay, &Stalls::default())?;
+    let beside = Beside::start(switch.granted(), IDLE_DATAGRAMS as usize)?;
+    let (journeys, closing) = send(hosts, switch, sockets, delay, IDLE_DATAGRAMS, Some(&beside))?;
+    let (machine, stalls) = beside.end()?;
+    let (switch, edge) = errors(&journeys, delay, &stalls)?;
+    let (switch, edge) = (switch.beside(alone.0.all), edge.beside(alone.1.all));
+    let (asked_ns, closing) = (delay.as_nanos(), [alone_closing, closing]);
+    Ok(Idle { asked_ns, attempt: 1, missed: Vec::new(), switch, edge, machine, closing })
+}
+
+/// Little at a time, between all hosts in turn.
+fn send(
+    hosts: &Hosts,
+    switch: &Switch,
+    sockets: &[Socket],
+    delay: Span,
+    count: u64,
+    beside: Option<&Beside>,
+) -> Result<(Vec<Journey>, Closing)> {
     let begun = Begun::new(hosts, switch, delay)?;
     let mut due = mono_now();
-    for i in 0..IDLE_DATAGRAMS {
+    for i in 0..count {
         let (from, to) = pair(i, sockets);
         from.send(to, i)?;
-        begun.beside.sent(delay);
+        beside.inspect(|beside| beside.sent(delay));
         // Not in step with anything: between half and one and a half of the pace.
         due = due + Span::from_nanos(IDLE_PACE.as_nanos() / 2 + (i as i64 * 7_919) % IDLE_PACE.as_nanos());
         sleep_until(due);
@@ -233,14 +257,16 @@ fn measure_idle(hosts: &Hosts, switch: &Switch, sockets: &[Socket], delay: Span)
             socket.drain();
         }
     }
-    let Ended { switch, edge, machine, closing } = begun.end(switch, IDLE_DATAGRAMS, delay)?;
+    let ended = begun.end(switch, count)?;
     for socket in sockets {
         socket.drain();
     }
-    Ok(Idle { asked_ns: delay.as_nanos(), attempt: 1, missed: Vec::new(), switch, edge, machine, closing })
+    Ok(ended)
 }
 
 fn measure_flood(hosts: &Hosts, switch: &Switch, sockets: &[Socket]) -> Result<Flood> {
+    let beside =
+        Beside::start(switch.granted(), FLOOD_TIME.as_nanos() as usize / FLOOD_PACE.as_nanos() as usize)?;
     let begun = Begun::new(hosts, switch, FLOOD_DELAY)?;
     let done = AtomicBool::new(false);
     let started = mono_now();
@@ -248,8 +274,8 @@ fn measure_flood(hosts: &Hosts, switch: &Switch, sockets: &[Socket]) -> Result<F
         let receivers: Vec<_> = sockets.iter().map(|socket| scope.spawn(|| receive(socket, &done))).collect();
         let senders: Vec<_> = (0..FLOOD_SENDERS)
             .map(|i| {
-                let begun = (i == 0).then_some(&begun);
-                scope.spawn(move || flood(&sockets[i], &sockets[i + 1], started, begun))
+                let beside = (i == 0).then_some(&beside);
+                scope.spawn(move || flood(&sockets[i], &sockets[i + 1], started, beside))
             })
             .collect();
         let sent: Result<u64> = senders.into_iter().map(|sender| joined(sender)?).sum();
@@ -260,12 +286,14 @@ fn measure_flood(hosts: &Hosts, switch: &Switch, sockets: &[Socket]) -> Result<F
         let seen: Result<u64> = receivers.into_iter().map(joined).sum();
         Ok::<_, anyhow::Error>((settled?, seen?, took))
     })?;
-    let Ended { switch, edge, machine, closing } = begun.end(switch, sent, FLOOD_DELAY)?;
+    let (journeys, closing) = begun.end(switch, sent)?;
+    let (machine, stalls) = beside.end()?;
+    let (switch, edge) = errors(&journeys, FLOOD_DELAY, &stalls)?;
     Ok(Flood { sent, rate: sent as f64 / took.as_secs_f64(), seen, switch, edge, machine, closing })
 }
 
 /// Sends for [`FLOOD_TIME`] and returns how much; the bare threads wake with each burst of one sender.
-fn flood(from: &Socket, to: &Socket, started: MonoNs, begun: Option<&Begun>) -> Result<u64> {
+fn flood(from: &Socket, to: &Socket, started: MonoNs, beside: Option<&Beside>) -> Result<u64> {
     let mut sent = 0;
     let mut due = started;
     while due - started < FLOOD_TIME {
@@ -273,7 +301,7 @@ fn flood(from: &Socket, to: &Socket, started: MonoNs, begun: Option<&Begun>) -> 
             from.send(to, sent)?;
             sent += 1;
         }
-        begun.inspect(|begun| begun.beside.sent(FLOOD_DELAY));
+        beside.inspect(|beside| beside.sent(FLOOD_DELAY));
         due = due + FLOOD_PACE;
         sleep_until(due);
     }
@@ -297,19 +325,10 @@ fn joined<T>(thread: thread::ScopedJoinHandle<'_, T>) -> Result<T> {
     thread.join().map_err(|_| anyhow::anyhow!("a thread panicked"))
 }
 
-/// A measurement under way: a fresh log, a capture, and bare threads to compare with.
+/// A measurement under way: a fresh log and a capture.
 struct Begun {
     capture: Capture,
     delivered: u64,
-    beside: Beside,
-}
-
-/// What it has shown.
-struct Ended {
-    switch: Judged,
-    edge: Judged,
-    machine: Machine,
-    closing: Closing,
 }
 
 impl Begun {
@@ -318,10 +337,9 @@ impl Begun {
         let links: Vec<_> =
             ports.iter().flat_map(|a| ports.iter().map(|b| (*a, *b))).filter(|(a, b)| a != b).collect();
         switch.set_all(&links, LinkSpec::delay(delay))?;
-        let beside = Beside::start(switch.granted(), IDLE_DATAGRAMS as usize * 2)?;
         let capture = Capture::start(hosts, 400_000)?;
         switch.take_log()?;
-        Ok(Self { capture, delivered: switch.totals()?.all.delivered, beside })
+        Ok(Self { capture, delivered: switch.totals()?.all.delivered })
     }
 
     /// Waits until the switch has nothing left of what was sent.
@@ -333,10 +351,9 @@ impl Begun {
         })
     }
 
-    fn end(self, switch: &Switch, sent: u64, asked: Span) -> Result<Ended> {
+    fn end(self, switch: &Switch, sent: u64) -> Result<(Vec<Journey>, Closing)> {
         // If some never come, the account says so.
         let _ = self.settle(switch, sent);
-        let (machine, stalls) = self.beside.end()?;
         let captured = self.capture.stop()?;
         let log: Log = switch.take_log()?;
         let Captured { omitted, missed, unstamped, .. } = captured;
@@ -345,9 +362,7 @@ impl Begun {
             "the truth is not whole: log left out {}, stamps {omitted}, sockets {missed}, without stamp {unstamped}",
             log.omitted()
         );
-        let (journeys, closing) = truth::join(&captured.stamps, log.records());
-        let (switch, edge) = errors(&journeys, asked, &stalls)?;
-        Ok(Ended { switch, edge, machine, closing })
+        Ok(truth::join(&captured.stamps, log.records()))
     }
 }
 

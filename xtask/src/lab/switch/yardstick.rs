@@ -6,7 +6,10 @@
 //! moments. Where it is late itself, it was not the switch.
 //!
 //! It is no more than a lower limit of the noise: a CPU that is taken between two wakings is not seen and counts
-//! against the switch. It does wake the CPU, but not before the switch has to be awake.
+//! against the switch. It does wake the CPU, but not before the switch has to be awake. Where real-time threads leave
+//! others too little of the CPU, the kernel holds all of them up for some 50 ms a second (its fair server): that looks
+//! like a machine that stalls. A switch with little to do stays far from it, by its limit on polling; in a flood on a
+//! loaded machine it happens.
 
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};

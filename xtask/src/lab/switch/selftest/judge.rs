@@ -48,6 +48,8 @@ pub struct Judged {
     pub own: Option<Errors>,
     /// The others.
     pub stalled: usize,
+    /// The same link without bare threads beside the switch, if that was measured.
+    pub alone: Option<Errors>,
 }
 
 impl Judged {
@@ -60,7 +62,13 @@ impl Judged {
             all: Errors::of(errors.into_iter().map(|(span, _)| span))?,
             own: Errors::of(own).ok(),
             stalled,
+            alone: None,
         })
+    }
+
+    /// With what was measured without bare threads.
+    pub fn beside(self, alone: Errors) -> Self {
+        Self { alone: Some(alone), ..self }
     }
 
     /// Share of those that are left out.
@@ -68,11 +76,12 @@ impl Judged {
         100.0 * self.stalled as f64 / self.all.count as f64
     }
 
-    /// What is missed, in words: the p50 of all, the p99 of what is its own, and enough left to judge.
+    /// What is missed, in words: the p50 alone, the p99 of what is its own, and enough left to judge.
     pub fn judge(&self, what: &str, [p50, p99]: [Span; 2]) -> Vec<String> {
         let own = self.own.map_or(i64::MAX, |own| own.p99_ns);
         let mut missed = Vec::new();
-        for (name, value, target) in [("p50", self.all.p50_ns, p50), ("p99", own, p99)] {
+        for (name, value, target) in [("p50", self.alone.unwrap_or(self.all).p50_ns, p50), ("p99", own, p99)]
+        {
             let value = Span::from_nanos(value);
             if value > target {
                 missed
@@ -93,7 +102,14 @@ impl fmt::Display for Judged {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let own = self.own.map_or("none".to_owned(), |own| Span::from_nanos(own.p99_ns).to_string());
         let percent = self.stalled_percent();
-        write!(f, "{}; own p99 {own:>9} ({percent:.1} % left out)", self.all)
+        write!(f, "{}; own p99 {own:>9} ({percent:.1} % left out)", self.all)?;
+        match self.alone {
+            Some(Errors { p50_ns, p99_ns, .. }) => {
+                let [p50, p99] = [p50_ns, p99_ns].map(Span::from_nanos);
+                write!(f, "; alone p50 {p50} p99 {p99}")
+            }
+            None => Ok(()),
+        }
     }
 }
 
@@ -137,6 +153,9 @@ mod tests {
     fn nothing_is_left_out_of_the_median() {
         let missed = judged(0, 200);
         assert!(missed.iter().any(|what| what.contains("p50")), "{missed:?}");
+        let slow = Errors { count: 1, p50_ns: 51_000, p99_ns: 51_000, max_ns: 51_000 };
+        let alone = Judged::of([(Span::ZERO, false)]).unwrap().beside(slow);
+        assert_eq!(alone.judge("x", TARGETS).len(), 1, "nor is what was measured alone");
         let none_left = Judged::of([(Span::ZERO, true)]).unwrap();
         assert_eq!((none_left.own, none_left.judge("x", TARGETS).len()), (None, 2));
     }

@@ -1,0 +1,158 @@
+//! What happens to packets between the hosts.
+
+use probe_ebpf::time::{MonoNs, Span};
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+
+use crate::host::Host;
+use crate::member::{Packets, Slot};
+use crate::queue::{Queue, What};
+
+/// How good the network is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Faults {
+    /// One-way time of a packet, drawn evenly from this range: a wide range reorders.
+    pub(crate) delay: (Span, Span),
+    /// Share of packets that are lost.
+    pub(crate) loss: f64,
+    /// Share of packets that arrive twice.
+    pub(crate) copies: f64,
+    /// Share of packets that are held back.
+    pub(crate) reorder: f64,
+    /// For how long those are held back at most.
+    pub(crate) hold: Span,
+}
+
+/// What became of packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Traffic {
+    /// Datagrams sent.
+    pub(crate) packets: u64,
+    /// Their payloads.
+    pub(crate) bytes: u64,
+    /// Dropped by chance.
+    pub(crate) lost: u64,
+    /// Dropped between parts that were cut off from each other.
+    pub(crate) cut: u64,
+    /// Arrived at a host where nobody listened.
+    pub(crate) refused: u64,
+    pub(crate) copied: u64,
+    pub(crate) held_back: u64,
+}
+
+impl Traffic {
+    /// What came since `earlier`.
+    pub(crate) const fn since(self, earlier: Self) -> Self {
+        Self {
+            packets: self.packets - earlier.packets,
+            bytes: self.bytes - earlier.bytes,
+            lost: self.lost - earlier.lost,
+            cut: self.cut - earlier.cut,
+            refused: self.refused - earlier.refused,
+            copied: self.copied - earlier.copied,
+            held_back: self.held_back - earlier.held_back,
+        }
+    }
+}
+
+/// The network: all hosts reach each other, unless it is split.
+#[derive(Debug)]
+pub(crate) struct Net {
+    faults: Faults,
+    pub(crate) traffic: Traffic,
+    /// Of all packets sent: times, ends and bytes.
+    pub(crate) fingerprint: Fingerprint,
+    /// Hosts below this number and the others are cut off from each other.
+    pub(crate) split: Option<Host>,
+    rng: StdRng,
+}
+
+impl Net {
+    pub(crate) fn new(faults: Faults, seed: u64) -> Self {
+        let rng = StdRng::seed_from_u64(seed);
+        Self { faults, traffic: Traffic::default(), fingerprint: Fingerprint::default(), split: None, rng }
+    }
+
+    /// Puts a packet on its way.
+    pub(crate) fn send(
+        &mut self,
+        (from, to): (Host, Host),
+        slot: Slot,
+        now: MonoNs,
+        packets: &mut Packets,
+        queue: &mut Queue,
+    ) {
+        let bytes = packets.get(slot);
+        self.fingerprint.word(now.as_nanos() as u64);
+        self.fingerprint.word(u64::from(from.0) << 32 | u64::from(to.0));
+        self.fingerprint.bytes(bytes);
+        self.traffic.packets += 1;
+        self.traffic.bytes += bytes.len() as u64;
+        if self.split.is_some_and(|at| (from < at) != (to < at)) {
+            self.traffic.cut += 1;
+            packets.lose(slot);
+            return;
+        }
+        if self.chance(self.faults.loss) {
+            self.traffic.lost += 1;
+            packets.lose(slot);
+            return;
+        }
+        if self.chance(self.faults.copies) {
+            self.traffic.copied += 1;
+            let at = now + self.delay();
+            queue.push(at, What::Arrival { from, to, slot: packets.copy(slot) });
+        }
+        let at = now + self.delay();
+        queue.push(at, What::Arrival { from, to, slot });
+    }
+
+    fn chance(&mut self, share: f64) -> bool {
+        // No draw for what never happens: it is asked for every packet.
+        share > 0.0 && self.rng.random_bool(share)
+    }
+
+    fn delay(&mut self) -> Span {
+        let (least, most) = self.faults.delay;
+        let mut delay = self.between(least, most);
+        if self.chance(self.faults.reorder) {
+            self.traffic.held_back += 1;
+            delay += self.between(Span::ZERO, self.faults.hold);
+        }
+        delay
+    }
+
+    fn between(&mut self, least: Span, most: Span) -> Span {
+        Span::from_nanos(self.rng.random_range(least.as_nanos()..=most.as_nanos()))
+    }
+}
+
+/// A number that tells two histories apart. Made for speed, not against an enemy; the same on every machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fingerprint(u64);
+
+impl Default for Fingerprint {
+    fn default() -> Self {
+        Self(0x243f_6a88_85a3_08d3)
+    }
+}
+
+impl Fingerprint {
+    pub(crate) fn word(&mut self, word: u64) {
+        let mixed = u128::from(self.0 ^ word) * u128::from(0x9e37_79b9_7f4a_7c15_u64);
+        self.0 = ((mixed >> 64) as u64 ^ mixed as u64).wrapping_add(0xf39c_c060_5ced_c835);
+    }
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
+        self.word(bytes.len() as u64);
+        let (words, rest) = bytes.as_chunks::<8>();
+        for word in words {
+            self.word(u64::from_le_bytes(*word));
+        }
+        let mut last = [0; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        self.word(u64::from_le_bytes(last));
+    }
+    pub(crate) const fn value(self) -> u64 {
+        self.0
+    }
+}
