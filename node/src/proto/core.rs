@@ -51,6 +51,8 @@ pub struct Core {
     pub(super) beacons: u64,
     /// The newest own version that this run told anyone of.
     pub(super) given: u64,
+    /// The same, in requests to join that were not answered yet.
+    pub(super) given_by_join: u64,
     /// A version of an earlier run, to be jumped past; 0 for none.
     pub(super) restart_above: u64,
     /// Before this, versions of an earlier run are not looked at again.
@@ -114,6 +116,7 @@ impl Core {
             sweep_at: now,
             beacons: 0,
             given: 0,
+            given_by_join: 0,
             restart_above: 0,
             restart_at: now,
             rounds: 0,
