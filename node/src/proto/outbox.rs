@@ -30,7 +30,7 @@ pub struct Outbox {
 }
 
 /// What to say over TCP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StreamKind {
     /// [`join_request`](super::Core::join_request); the answer goes to
     /// [`handle_join_response`](super::Core::handle_join_response).
