@@ -217,7 +217,7 @@ impl Core {
                     self.given = self.given.max(written.last_version.unwrap_or(0));
                 }
                 self.counters.delta_entries_sent += written.entries as u64;
-                self.counters.oversized += u64::from(written.oversized);
+                self.counters.oversized += u64::from(written.oversized && asker.allowance.is_none());
                 if written.left_out == 0 || written.oversized {
                     next += 1;
                     continue;
