@@ -106,9 +106,11 @@ impl Driver {
             now,
             &clock,
         )?;
-        let source = [config.bind, config.advertise].map(|a| a.ip()).into_iter().find(|ip| !ip.is_unspecified());
-        let mut streams = Streams::start(helper, listener, source, core.stream_limits(), Arc::clone(&metrics))
-            .map_err(os("starting to listen"))?;
+        let source =
+            [config.bind, config.advertise].map(|a| a.ip()).into_iter().find(|ip| !ip.is_unspecified());
+        let mut streams =
+            Streams::start(helper, listener, source, core.stream_limits(), Arc::clone(&metrics))
+                .map_err(os("starting to listen"))?;
         if config.seeds.iter().any(|seed| seed.address().is_none()) {
             let (seeds, sender) = (config.seeds.clone(), streams.sender.clone());
             streams.keep(helper.spawn(resolve_seeds(seeds, config.seed_interval, config.advertise, sender)));

@@ -44,6 +44,8 @@ pub struct Core {
     pub(super) found: Comparison,
     pub(super) suspicions: Vec<Suspect>,
     pub(super) findings: Vec<Finding<usize>>,
+    /// Where the next slice of all nodes begins.
+    pub(super) slice_at: usize,
     round_at: MonoNs,
     pub(super) seed_at: MonoNs,
     beacon_at: MonoNs,
@@ -110,6 +112,7 @@ impl Core {
             found: Comparison::default(),
             suspicions: Vec::new(),
             findings: Vec::new(),
+            slice_at: 0,
             round_at: phase(&mut rng, config.interval),
             seed_at: now,
             beacon_at: phase(&mut rng, config.beacon_interval),
