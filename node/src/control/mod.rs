@@ -8,8 +8,12 @@
 //! {"cmd":"set","key":"k","value":"v"}       -> {"ok":true,"version":7}
 //! {"cmd":"delete","key":"k"}                -> {"ok":true,"version":8}
 //! {"cmd":"get","key":"k"}                   -> {"ok":true,"held":[{"node":"a","value":"v","version":7}]}
+//! {"cmd":"watch"}                           -> {"ok":true}, then a line per change, until the client closes
+//!                                              or says more; {"internal":true} adds the protocol's own keys
 //! anything that fails                       -> {"ok":false,"error":"one sentence"}
 //! ```
+//!
+//! The lines of a watch are [`watch::Change`]s: `{"event":"upsert","node":"a","key":"k","version":7,"at_mono_ns":9}`.
 //!
 //! Whoever may open the socket may change entries, so its mode is 0600 from the first moment on
 //! ([`socket`]).
@@ -22,6 +26,9 @@ use crate::report::NodeReport;
 pub mod client;
 pub mod server;
 pub mod socket;
+pub mod watch;
+
+use watch::Watch;
 
 /// Requests that may wait for the gossip thread at a time; more wait at their senders.
 pub const QUEUE: usize = 16;
@@ -55,6 +62,13 @@ pub enum Request {
         /// For those that hold it.
         reply: oneshot::Sender<Vec<Held>>,
     },
+    /// Every change from now on; answers with the watch, or why there can't be one.
+    Watch {
+        /// Those of the protocol's own keys too.
+        internal: bool,
+        /// For the watch.
+        reply: oneshot::Sender<Result<Watch, String>>,
+    },
 }
 
 /// A live entry under some key, as this node knows it.
@@ -79,9 +93,20 @@ pub fn channel() -> (mpsc::Sender<Request>, mpsc::Receiver<Request>) {
 #[expect(missing_docs, reason = "the same as `Request`")]
 pub enum Line {
     Status,
-    Set { key: String, value: String },
-    Delete { key: String },
-    Get { key: String },
+    Set {
+        key: String,
+        value: String,
+    },
+    Delete {
+        key: String,
+    },
+    Get {
+        key: String,
+    },
+    Watch {
+        #[serde(default)]
+        internal: bool,
+    },
 }
 
 /// An answer other than a report, as it goes over the socket.

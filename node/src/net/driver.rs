@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::config::{Config, Seed};
+use crate::control::watch::{Change, Watchers};
 use crate::control::{Held, Request};
 use crate::metrics::{Metrics, Published};
 use crate::proto::{self, Core, NodeId, Outbox, Protocol, Received};
@@ -51,6 +52,7 @@ pub(super) struct Driver {
     stamping: Stamping,
     batch: RecvBatch,
     observer: Observer,
+    watchers: Watchers,
     mapping: MappingReader,
     clock: ClockView,
     clock_note: Option<String>,
@@ -126,6 +128,7 @@ impl Driver {
         let slot = SLOT_MIN.max(config.max_packet_bytes);
         Ok(Self {
             observer: Observer::new(stats, metrics, stamping.tier(), recorder),
+            watchers: Watchers::default(),
             core,
             out: Outbox::default(),
             socket,
@@ -241,6 +244,9 @@ impl Driver {
 
     /// Does what the core wants done.
     fn carry_out(&mut self) {
+        if !self.out.events.is_empty() {
+            self.watchers.tell(&self.out, mono_now());
+        }
         self.send();
         self.begin_streams();
     }
@@ -323,10 +329,18 @@ impl Driver {
             }
             Request::Set { key, value, reply } => {
                 let done = self.core.set(&key, value.as_bytes(), None, now, &self.clock);
+                if let Ok(version) = done {
+                    let (node, at_mono_ns) = (self.config.node_id.clone(), now.as_nanos());
+                    self.watchers.push(Change::Upsert { node, key, version, at_mono_ns });
+                }
                 let _ = reply.send(done.map_err(|e| e.to_string()));
             }
             Request::Delete { key, reply } => {
                 let done = self.core.delete(&key, now, &self.clock);
+                if let Ok(version) = done {
+                    let (node, at_mono_ns) = (self.config.node_id.clone(), now.as_nanos());
+                    self.watchers.push(Change::Delete { node, key, version, at_mono_ns });
+                }
                 let _ = reply.send(done.map_err(|e| e.to_string()));
             }
             Request::Get { key, reply } => {
@@ -336,6 +350,9 @@ impl Driver {
                     version: found.version,
                 });
                 let _ = reply.send(held.collect());
+            }
+            Request::Watch { internal, reply } => {
+                let _ = reply.send(self.watchers.watch(internal));
             }
         }
     }
