@@ -335,6 +335,35 @@ fn suspicions_proven_wrong_make_this_node_slower_to_judge() {
 }
 
 #[test]
+fn on_a_lossy_network_it_takes_more_failures_and_longer_suspicions() {
+    let mut bench = Bench::settled(20);
+    for _ in 0..100 {
+        // The first request is lost, the second answered.
+        bench.detector.asked(2, ms(bench.now));
+        bench.run_to(bench.now + 1_020);
+        bench.detector.heard(2, Contact::Answer, ms(bench.now));
+    }
+    let loss = bench.detector.loss();
+    assert!(loss > 0.7, "{loss}");
+    bench.detector.remove(1);
+    bench.detector.learn(1, 10, false, ms(bench.now));
+    bench.run_to(bench.now + 3_000);
+    assert_eq!(bench.detector.health(), 0);
+    let start = bench.now;
+    for by in 3..7 {
+        bench.accused(1, by, 10);
+    }
+    let waited = (bench.verdict(1) - start) as f64 / 1_500.0;
+    let expected = 0.8 / (1.0 - loss.min(0.8));
+    assert!((waited - expected).abs() < 0.05, "{waited} times the shortest, expected {expected}");
+    let start = bench.now;
+    bench.detector.measured(2, Span::from_millis(1));
+    bench.detector.asked(2, ms(start));
+    assert!(probes(&bench.run_to(start + 3_500), 2).len() > 10);
+    assert_eq!(bench.state(2), Reachability::Alive);
+}
+
+#[test]
 fn a_removed_peer_leaves_nothing_and_an_unknown_one_makes_nothing() {
     let mut bench = Bench::settled(1);
     bench.detector.asked(1, ms(10_000));
