@@ -59,8 +59,6 @@ pub struct Core {
     pub(super) restart_above: u64,
     /// Before this, versions of an earlier run are not looked at again.
     pub(super) restart_at: MonoNs,
-    /// Rounds since one of the unreachable was asked.
-    rounds: u32,
 }
 
 /// A datagram and what the kernel told about it.
@@ -79,9 +77,6 @@ pub struct Received<'a> {
     /// The local clock.
     pub clock: &'a ClockView,
 }
-
-/// One of the unreachable is asked once in so many rounds: it may be back, or a split may have healed.
-const HOPE: u32 = 10;
 
 impl Core {
     /// A node that knows only itself.
@@ -122,7 +117,6 @@ impl Core {
             given_by_join: 0,
             restart_above: 0,
             restart_at: now,
-            rounds: 0,
             rng,
             config,
         };
@@ -273,22 +267,8 @@ impl Core {
 
     /// Asks peers.
     fn round(&mut self, now: MonoNs, out: &mut Outbox) {
-        self.rounds += 1;
         for index in self.pick(self.config.fanout, &[]) {
             self.ask(index, now, out);
-        }
-        if self.rounds >= HOPE {
-            self.rounds = 0;
-            let lost: Vec<usize> = self
-                .state
-                .iter()
-                .filter(|(_, node)| node.unreachable.is_some() && node.left.is_none())
-                .map(|(index, _)| index)
-                .collect();
-            if !lost.is_empty() {
-                let index = lost[self.rng.random_range(0..lost.len())];
-                self.ask(index, now, out);
-            }
         }
     }
 
