@@ -15,12 +15,14 @@ use probe_user::clock::mapping::Injected;
 use crate::proto;
 
 mod host;
+mod seed;
 mod settings;
 
 pub use host::{Host, default_control};
+pub use seed::Seed;
 pub use settings::{LogLevel, ProbeMode, Settings};
 
-/// Gossip port unless told otherwise (UDP): unassigned by IANA, and none of Piko's.
+/// Gossip port unless told otherwise (UDP and TCP): unassigned by IANA, and none of Piko's.
 pub const GOSSIP_PORT: u16 = 7176;
 /// Port of `/metrics` and `/healthz` unless told otherwise.
 pub const METRICS_PORT: u16 = 7177;
@@ -43,8 +45,12 @@ pub struct Config {
     pub bind: SocketAddr,
     /// Where others reach this node: a concrete address, see [`Config::advertise_when_bound`] for port 0.
     pub advertise: SocketAddr,
-    /// Members to join by; concrete addresses.
-    pub seeds: Vec<SocketAddr>,
+    /// Members to join by.
+    pub seeds: Vec<Seed>,
+    /// Time between look-ups of the names among them.
+    pub seed_interval: Duration,
+    /// Tell the others when this node is asked to end.
+    pub leave_on_shutdown: bool,
     /// Time between gossip rounds.
     pub interval: Duration,
     /// Members contacted per round.
@@ -139,17 +145,7 @@ impl Settings {
                 expected: format!("of the same IP version as bind ({bind})"),
             });
         }
-        let seeds = self.seeds.unwrap_or_default();
-        for seed in &seeds {
-            concrete("seed", *seed)?;
-            if seed.port() == 0 {
-                return Err(ConfigError::OutOfRange {
-                    key: "seed",
-                    value: seed.to_string(),
-                    expected: "an address with a port".into(),
-                });
-            }
-        }
+        let seeds = Seed::read_all(&self.seeds.unwrap_or_default())?;
         let ring_bytes = self.ring_bytes.unwrap_or(256 * 1024);
         let page = host.page_bytes;
         if !ring_bytes.is_power_of_two() || !ring_bytes.is_multiple_of(page) {
@@ -167,6 +163,8 @@ impl Settings {
             bind,
             advertise,
             seeds,
+            seed_interval: Duration::from_secs(within("seed_interval_s", self.seed_interval_s, 30, 1, 3600)?),
+            leave_on_shutdown: self.leave_on_shutdown.unwrap_or(true),
             interval: Duration::from_millis(within("interval_ms", self.interval_ms, 100, 10, 60_000)?),
             fanout: within("fanout", self.fanout, 1, 1, 16)?,
             max_packet_bytes: within(

@@ -188,10 +188,8 @@ impl<const ACTS: bool> Piko<ACTS> {
         let Scratch { names, packet, .. } = io.scratch;
         names.reach(self.state.end());
         packet.clear();
-        let node = stream::Node {
-            head: names.head(self.own),
-            entries: self.state.since(self.own, 0).collect(),
-        };
+        let node =
+            stream::Node { head: names.head(self.own), entries: self.state.since(self.own, 0).collect() };
         let digest = [self.listed(self.own, names)];
         stream::put_join_request(packet, &names.sender(self.own), &[node], &digest);
         io.effects.connect(seed, packet);

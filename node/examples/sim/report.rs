@@ -56,10 +56,8 @@ pub(crate) type Column = (&'static str, String);
 impl Outcome {
     fn columns(&self) -> Vec<Column> {
         let Self { setting, figures, cost } = self;
-        let mut columns = vec![
-            ("nodes", setting.nodes.to_string()),
-            ("loss", format!("{:.0} %", 100.0 * setting.loss)),
-        ];
+        let mut columns =
+            vec![("nodes", setting.nodes.to_string()), ("loss", format!("{:.0} %", 100.0 * setting.loss))];
         columns.extend(match figures {
             Figures::Changes(figures) => figures.columns(),
             Figures::Join(figures) => figures.columns(),

@@ -231,8 +231,7 @@ impl<M: Member> World<M> {
     fn settle(&mut self, host: Host, sent: MonoNs) {
         let Self { effects, net, queue, places, now, .. } = self;
         let Effects { packets, sends, connects, responses, .. } = effects;
-        for (way, messages) in
-            [(Way::Datagram, sends), (Way::Request, connects), (Way::Response, responses)]
+        for (way, messages) in [(Way::Datagram, sends), (Way::Request, connects), (Way::Response, responses)]
         {
             for (to, slot) in messages.drain(..) {
                 net.send((host, to), way, slot, sent, packets, queue);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
+use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tracing_subscriber::EnvFilter;
@@ -34,7 +35,7 @@ pub(super) fn run(run: Run) -> Result<(), Failure> {
     let (requests, gossip_requests) = control::channel();
     let (stop, stopped) = watch::channel(false);
 
-    runtime.block_on(async move {
+    let result = runtime.block_on(async move {
         let mut signals = Signals::new()?;
         let metrics_listener = TcpListener::from_std(metrics_listener)?;
         tracing::info!("metrics on http://{}/metrics", metrics_listener.local_addr()?);
@@ -42,8 +43,9 @@ pub(super) fn run(run: Run) -> Result<(), Failure> {
         tokio::spawn(http::serve(metrics_listener, Arc::clone(&metrics)));
         tokio::spawn(control::server::serve(UnixListener::from_std(listener)?, requests));
 
+        let helper = Handle::current();
         let mut ended = gossip(config, move |config, ready| {
-            net::run(config, metrics, gossip_requests, stopped, ready)
+            net::run(config, metrics, gossip_requests, stopped, helper, ready)
         })?;
         let result = tokio::select! {
             result = &mut ended => return outcome(result),
@@ -61,7 +63,10 @@ pub(super) fn run(run: Run) -> Result<(), Failure> {
             |_| Err(format!("the gossip thread did not end within {} s", FAREWELL.as_secs()).into()),
             outcome,
         )
-    })
+    });
+    // A name that is being looked up is not waited for.
+    runtime.shutdown_background();
+    result
 }
 
 type Ended = oneshot::Receiver<Result<(), NetError>>;

@@ -55,15 +55,19 @@ pub struct Settings {
     /// Name of this node, unique in the cluster; at most 128 bytes, no spaces [default: the host's name]
     #[arg(long, value_name = "ID")]
     pub node_id: Option<String>,
-    /// Address on which to gossip (UDP); port 0 takes a free one [default: 0.0.0.0:7176]
+    /// Address on which to gossip (UDP, and TCP to join and leave); port 0 takes a free one [default: 0.0.0.0:7176]
     #[arg(long, value_name = "IP:PORT")]
     pub bind: Option<SocketAddr>,
     /// Address under which others reach this node; needed when --bind is 0.0.0.0 or [::] [default: --bind]
     #[arg(long, value_name = "IP:PORT")]
     pub advertise: Option<SocketAddr>,
-    /// Gossip address of any member to join by; may be repeated, two or three are recommended
-    #[arg(long = "seed", value_name = "IP:PORT")]
-    pub seeds: Option<Vec<SocketAddr>>,
+    /// Gossip address of any member to join by, by name or number; may be repeated, two or three are recommended. A
+    /// name stands for all its addresses
+    #[arg(long = "seed", value_name = "HOST:PORT")]
+    pub seeds: Option<Vec<String>>,
+    /// Seconds between look-ups of the seeds' names, 1..=3600. Recommended: 30.
+    #[arg(skip)]
+    pub seed_interval_s: Option<u64>,
     /// Time between gossip rounds, 10..=60000 ms; lower is faster and costs more [default: 100]
     #[arg(long, value_name = "N")]
     pub interval_ms: Option<u64>,
@@ -76,10 +80,13 @@ pub struct Settings {
     /// Seconds between this node's beacon entries, 1..=3600. Recommended: 5.
     #[arg(skip)]
     pub beacon_interval_s: Option<u64>,
+    /// Tell the others at SIGTERM and SIGINT that this node leaves; without it they find it unreachable [default: true]
+    #[arg(long, value_name = "BOOL")]
+    pub leave_on_shutdown: Option<bool>,
     /// Address of /metrics and /healthz, read-only [default: 127.0.0.1:7177]
     #[arg(long, value_name = "IP:PORT")]
     pub metrics_bind: Option<SocketAddr>,
-    /// Unix socket for status, set, get, delete [default: see `pikoscope status --help`]
+    /// Unix socket for status, set, get, delete, watch [default: see `pikoscope status --help`]
     #[arg(long, value_name = "PATH")]
     pub control: Option<PathBuf>,
     /// Source of kernel stamps; auto takes the best that is permitted [default: auto]
@@ -149,6 +156,8 @@ impl Settings {
             bind: self.bind.or(other.bind),
             advertise: self.advertise.or(other.advertise),
             seeds: self.seeds.or(other.seeds),
+            seed_interval_s: self.seed_interval_s.or(other.seed_interval_s),
+            leave_on_shutdown: self.leave_on_shutdown.or(other.leave_on_shutdown),
             interval_ms: self.interval_ms.or(other.interval_ms),
             fanout: self.fanout.or(other.fanout),
             max_packet_bytes: self.max_packet_bytes.or(other.max_packet_bytes),

@@ -10,7 +10,8 @@ use probe_ebpf::time::MonoNs;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::{self, Receiver, Sender, error::TrySendError};
 
-use crate::proto::{EntryArrival, Event, INTERNAL_PREFIX, Outbox};
+use crate::proto::{EntryArrival, Event, Outbox};
+use crate::wire::INTERNAL_PREFIX;
 
 /// Changes that may wait for a watcher.
 pub const QUEUE: usize = 1024;
@@ -24,6 +25,34 @@ pub const MAX_WATCHERS: usize = 8;
 pub enum Change {
     /// A node became known.
     Join {
+        /// Its id.
+        node: String,
+        /// When.
+        at_mono_ns: i64,
+    },
+    /// A node said that it leaves.
+    Leave {
+        /// Its id.
+        node: String,
+        /// When.
+        at_mono_ns: i64,
+    },
+    /// A node is held for dead.
+    Unreachable {
+        /// Its id.
+        node: String,
+        /// When.
+        at_mono_ns: i64,
+    },
+    /// A node that was held for dead is back.
+    Reachable {
+        /// Its id.
+        node: String,
+        /// When.
+        at_mono_ns: i64,
+    },
+    /// A node that left or was unreachable for long is forgotten.
+    Expire {
         /// Its id.
         node: String,
         /// When.
@@ -114,8 +143,12 @@ impl Watchers {
             };
             let change = match event {
                 Event::Joined { node } => Change::Join { node: node.to_string(), at_mono_ns },
-                Event::Upserted { node, key } => Change::Upsert {
-                    version: version(node.as_str(), key),
+                Event::Left { node } => Change::Leave { node: node.to_string(), at_mono_ns },
+                Event::Unreachable { node } => Change::Unreachable { node: node.to_string(), at_mono_ns },
+                Event::Reachable { node } => Change::Reachable { node: node.to_string(), at_mono_ns },
+                Event::Expired { node } => Change::Expire { node: node.to_string(), at_mono_ns },
+                Event::Upserted { node, key, version } => Change::Upsert {
+                    version: *version,
                     node: node.to_string(),
                     key: key.to_string(),
                     at_mono_ns,
@@ -185,7 +218,7 @@ impl Change {
     fn is_internal(&self) -> bool {
         match self {
             Self::Upsert { key, .. } | Self::Delete { key, .. } => key.starts_with(INTERNAL_PREFIX),
-            Self::Join { .. } | Self::Missed { .. } => false,
+            _ => false,
         }
     }
 }

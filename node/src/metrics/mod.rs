@@ -19,10 +19,12 @@ mod clock;
 mod entries;
 mod reasons;
 mod segments;
+mod streams;
 
 pub use entries::EntryMetrics;
 pub use reasons::Reasons;
 pub use segments::SegmentMetrics;
+pub use streams::StreamMetrics;
 
 use clock::ClockMetrics;
 
@@ -49,6 +51,8 @@ pub struct Metrics {
     pub entries: EntryMetrics,
     /// Propagation of beacons.
     pub beacons: EntryMetrics,
+    /// Conversations over TCP.
+    pub streams: StreamMetrics,
     segments: segments::Families,
     rejected: Reasons,
     not_samples: Reasons,
@@ -158,6 +162,7 @@ impl Metrics {
             )?,
             entries: EntryMetrics::entries(r, &latency)?,
             beacons: EntryMetrics::beacons(r, &latency)?,
+            streams: StreamMetrics::new(r)?,
             segments: segments::Families::new(r)?,
             rejected: Reasons::new(
                 r,

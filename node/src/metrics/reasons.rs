@@ -3,7 +3,7 @@
 use prometheus::{IntCounter, Registry};
 
 /// Why datagrams are refused: by the wire format, by the core, by the gossip thread.
-pub(super) const REJECTED: [&str; 13] = [
+pub(super) const REJECTED: [&str; 14] = [
     "truncated",
     "wrong_version",
     "unknown_type",
@@ -14,6 +14,7 @@ pub(super) const REJECTED: [&str; 13] = [
     "bad_address",
     "trailing",
     "own_id",
+    "unasked",
     "no_sender_address",
     "oversize",
     "receive_error",
@@ -78,7 +79,12 @@ mod tests {
             }
             assert!(REJECTED.contains(&Rejected::Wire(error).reason()), "{error:?}");
         }
-        assert!(REJECTED.contains(&Rejected::OwnId.reason()));
+        for refused in [Rejected::OwnId, Rejected::Unasked] {
+            match refused {
+                Rejected::Wire(_) | Rejected::OwnId | Rejected::Unasked => {}
+            }
+            assert!(REJECTED.contains(&refused.reason()), "{refused:?}");
+        }
         for not in [NotSample::Join, NotSample::Resync, NotSample::Unstamped, NotSample::Implausible] {
             match not {
                 NotSample::Join | NotSample::Resync | NotSample::Unstamped | NotSample::Implausible => {}

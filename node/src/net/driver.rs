@@ -12,14 +12,15 @@ use probe_user::clock::{ClockOffset, ClockView};
 use probe_user::load::Options;
 use probe_user::recv::RecvBatch;
 use rand::TryRngCore as _;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use crate::config::Config;
+use crate::config::{Config, Seed};
 use crate::control::watch::{Change, Watchers};
 use crate::control::{Held, Request};
 use crate::metrics::{Metrics, Published};
-use crate::proto::{self, Core, NodeId, Outbox, Received};
+use crate::proto::{self, Core, NodeId, Outbox, Protocol, Received};
 use crate::report::{ClockReport, MemberReport, NodeReport, known};
 use crate::stats::{EntryKind, Stats};
 use crate::wire::v1;
@@ -30,6 +31,9 @@ use super::observe::Observer;
 use super::record::{Record, Recorder};
 use super::socket::GossipSocket;
 use super::stamping::Stamping;
+use super::stream::{Streams, resolve_seeds};
+
+mod streams;
 
 /// Datagrams taken by one `recvmmsg`.
 const BATCH: usize = 32;
@@ -44,6 +48,7 @@ pub(super) struct Driver {
     core: Core,
     out: Outbox,
     socket: GossipSocket,
+    streams: Streams,
     stamping: Stamping,
     batch: RecvBatch,
     observer: Observer,
@@ -59,13 +64,13 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    pub(super) fn start(config: Config, metrics: Arc<Metrics>) -> Result<Self, NetError> {
+    pub(super) fn start(config: Config, metrics: Arc<Metrics>, helper: &Handle) -> Result<Self, NetError> {
         let mut options =
             Options { ring_bytes: config.ring_bytes, stats: config.probe_stats, ..Options::default() };
         if let Some(btf) = &config.btf {
             options.btf.clone_from(btf);
         }
-        let (socket, stamping) =
+        let (socket, stamping, listener) =
             GossipSocket::open(config.bind, config.rcvbuf_bytes, config.probe, &options)?;
         if let Some(reason) = stamping.reason() {
             tracing::warn!("{reason}");
@@ -83,7 +88,7 @@ impl Driver {
             || random.try_next_u64().map_err(|e| os("drawing random numbers")(std::io::Error::other(e)));
         let core = Core::new(
             proto::Config {
-                seeds: config.seeds.clone(),
+                seeds: config.seeds.iter().filter_map(Seed::address).collect(),
                 interval: span(config.interval),
                 fanout: config.fanout,
                 max_packet: config.max_packet_bytes,
@@ -103,6 +108,15 @@ impl Driver {
             now,
             &clock,
         )?;
+        let source =
+            [config.bind, config.advertise].map(|a| a.ip()).into_iter().find(|ip| !ip.is_unspecified());
+        let mut streams =
+            Streams::start(helper, listener, source, core.stream_limits(), Arc::clone(&metrics))
+                .map_err(os("starting to listen"))?;
+        if config.seeds.iter().any(|seed| seed.address().is_none()) {
+            let (seeds, sender) = (config.seeds.clone(), streams.sender.clone());
+            streams.keep(helper.spawn(resolve_seeds(seeds, config.seed_interval, config.advertise, sender)));
+        }
         let recorder = match &config.record {
             Some(path) => Some(
                 Recorder::create(path)
@@ -118,6 +132,7 @@ impl Driver {
             core,
             out: Outbox::default(),
             socket,
+            streams,
             stamping,
             batch: RecvBatch::new(BATCH, slot),
             mapping,
@@ -158,11 +173,15 @@ impl Driver {
                 },
                 () = sleep(Duration::from_nanos(wait.as_nanos().max(0) as u64)) => self.tick(),
                 _ = housekeeping.tick() => self.housekeep(),
+                Some(incoming) = self.streams.incoming.recv() => self.stream(incoming),
                 request = requests.recv(), if open => match request {
                     Some(request) => self.serve(request),
                     None => open = false,
                 },
             }
+        }
+        if self.config.leave_on_shutdown {
+            self.leave().await;
         }
         self.finish()
     }
@@ -177,7 +196,7 @@ impl Driver {
         self.stamping.drain(read);
         for i in 0..n {
             self.datagram(i, read);
-            self.send();
+            self.carry_out();
         }
         self.stamping.set_rcvbuf_dropped(self.batch.dropped());
     }
@@ -215,13 +234,21 @@ impl Driver {
         }
         let applied = mono_now();
         self.observer.arrived(&self.out, &receipt, applied, &self.clock);
-        self.watchers.tell(&self.out, applied);
     }
 
     fn tick(&mut self) {
         self.out.clear();
         self.core.tick(mono_now(), &self.clock, &mut self.out);
+        self.carry_out();
+    }
+
+    /// Does what the core wants done.
+    fn carry_out(&mut self) {
+        if !self.out.events.is_empty() {
+            self.watchers.tell(&self.out, mono_now());
+        }
         self.send();
+        self.begin_streams();
     }
 
     /// Sends what the core left in the outbox, each packet stamped (T1) just before its `sendmsg`.
@@ -233,8 +260,10 @@ impl Driver {
         for (transmit, bytes) in self.out.packets_mut() {
             let sent = mono_now();
             let (wall, queued) = (self.clock.mapping.wall(sent), sent - transmit.handed_over);
-            v1::stamp(bytes, wall, queued, &PeerClock::of(&self.clock, sent), source)
-                .expect("the core's own packets have a header");
+            if transmit.protocol == Protocol::V1 {
+                v1::stamp(bytes, wall, queued, &PeerClock::of(&self.clock, sent), source)
+                    .expect("the core's own packets have a header");
+            }
             match self.socket.send(bytes, transmit.to) {
                 Ok(()) => {
                     self.observer.metrics.packets_sent.inc();
@@ -299,7 +328,7 @@ impl Driver {
                 let _ = reply.send(self.report(now));
             }
             Request::Set { key, value, reply } => {
-                let done = self.core.set(&key, value.as_bytes(), now, &self.clock);
+                let done = self.core.set(&key, value.as_bytes(), None, now, &self.clock);
                 if let Ok(version) = done {
                     let (node, at_mono_ns) = (self.config.node_id.clone(), now.as_nanos());
                     self.watchers.push(Change::Upsert { node, key, version, at_mono_ns });

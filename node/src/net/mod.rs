@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use probe_user::load::LoadError;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
 use crate::config::Config;
@@ -23,6 +24,7 @@ mod observe;
 mod record;
 mod socket;
 mod stamping;
+mod stream;
 
 use driver::Driver;
 
@@ -32,6 +34,14 @@ pub enum NetError {
     /// The gossip port.
     #[error("cannot gossip on {address}: {source}{}", hint(.source))]
     Bind {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The same port for TCP.
+    #[error("cannot listen on {address} (TCP): {source}{}", hint(.source))]
+    Listen {
         /// Where.
         address: SocketAddr,
         /// Why.
@@ -83,6 +93,8 @@ fn hint(error: &io::Error) -> &'static str {
 /// Runs the packet path on the calling thread until `shutdown` becomes true; then drains what is queued and
 /// writes the final report.
 ///
+/// What need not be prompt runs on `helper` meanwhile, which must drive IO and time: TCP, and looking up names.
+///
 /// `ready` is told the bound gossip address once the node gossips.
 ///
 /// # Errors
@@ -92,6 +104,7 @@ pub fn run(
     metrics: Arc<Metrics>,
     requests: mpsc::Receiver<Request>,
     shutdown: watch::Receiver<bool>,
+    helper: Handle,
     ready: impl FnOnce(SocketAddr),
 ) -> Result<(), NetError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -100,7 +113,7 @@ pub fn run(
         .build()
         .map_err(|source| NetError::Os { what: "starting the gossip thread", source })?;
     runtime.block_on(async move {
-        let driver = Driver::start(config, metrics)?;
+        let driver = Driver::start(config, metrics, &helper)?;
         probe_user::memory::give_back();
         ready(driver.bound());
         driver.run(requests, shutdown).await

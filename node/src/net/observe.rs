@@ -96,6 +96,11 @@ impl Observer {
                 });
             }
         }
+        self.learnt(found, applied, clock);
+    }
+
+    /// Takes in the entries that came with something, applied at `applied`.
+    pub(super) fn learnt(&mut self, found: &Outbox, applied: MonoNs, clock: &ClockView) {
         for entry in &found.entries {
             self.entry(entry, applied, clock);
         }

@@ -1,7 +1,7 @@
 //! The gossip socket.
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 
 use probe_user::load::Options;
 use probe_user::recv::RecvBatch;
@@ -14,6 +14,11 @@ use crate::config::ProbeMode;
 use super::NetError;
 use super::stamping::Stamping;
 
+/// Connections that wait in the kernel to be accepted.
+const BACKLOG: i32 = 128;
+/// Tries to find a port that is free for both UDP and TCP.
+const TRIES: u32 = 16;
+
 /// A bound UDP socket in tokio's reactor.
 #[derive(Debug)]
 pub(super) struct GossipSocket {
@@ -22,13 +27,14 @@ pub(super) struct GossipSocket {
 }
 
 impl GossipSocket {
-    /// Prepares stamping on a fresh socket and then binds it: in this order no datagram comes unstamped.
+    /// Prepares stamping on a fresh socket and then binds it: in this order no datagram comes unstamped. The listener
+    /// is bound to the same port for TCP.
     pub(super) fn open(
         address: SocketAddr,
         rcvbuf_bytes: Option<usize>,
         mode: ProbeMode,
         options: &Options,
-    ) -> Result<(Self, Stamping), NetError> {
+    ) -> Result<(Self, Stamping, TcpListener), NetError> {
         let bind = |source| NetError::Bind { address, source };
         let socket =
             Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP)).map_err(bind)?;
@@ -37,7 +43,7 @@ impl GossipSocket {
             socket.set_recv_buffer_size(bytes).map_err(bind)?;
         }
         let stamping = Stamping::prepare(&socket, mode, options)?;
-        socket.bind(&address.into()).map_err(bind)?;
+        let listener = bind_both(&socket, address)?;
         let socket = UdpSocket::from(socket);
         let bound = socket.local_addr().map_err(bind)?;
         // Readable only: tokio's own socket would also be woken whenever a sent packet left the send buffer.
@@ -46,7 +52,7 @@ impl GossipSocket {
             reason = "a std socket keeps its descriptor open, which is the contract of the unsafe successor"
         )]
         let fd = AsyncFd::with_interest(socket, Interest::READABLE).map_err(bind)?;
-        Ok((Self { fd, bound }, stamping))
+        Ok((Self { fd, bound }, stamping, listener))
     }
 
     pub(super) fn bound(&self) -> SocketAddr {
@@ -82,4 +88,30 @@ impl GossipSocket {
     pub(super) fn send(&self, bytes: &[u8], to: SocketAddr) -> io::Result<()> {
         self.fd.get_ref().send_to(bytes, to).map(|_| ())
     }
+}
+
+/// Binds `udp` and a new listener to the same port; port 0 takes one that is free for both.
+fn bind_both(udp: &Socket, address: SocketAddr) -> Result<TcpListener, NetError> {
+    let mut tries = 0;
+    loop {
+        let tcp = listen(address).map_err(|source| NetError::Listen { address, source })?;
+        let port = tcp.local_addr().map_err(|source| NetError::Listen { address, source })?.port();
+        match udp.bind(&SocketAddr::new(address.ip(), port).into()) {
+            Ok(()) => return Ok(tcp),
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse && address.port() == 0 && tries < TRIES => {
+                tries += 1
+            }
+            Err(source) => return Err(NetError::Bind { address, source }),
+        }
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // A connection of an earlier run that lingers must not keep this one from starting.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }

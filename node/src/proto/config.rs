@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use probe_ebpf::time::Span;
 
 use super::{Limits, NodeId};
-use crate::wire;
+use crate::wire::{self, v1};
 
 /// Settings of the core. They do not change during its life.
 #[derive(Clone, Debug)]
@@ -14,6 +14,8 @@ pub struct Config {
     pub id: NodeId,
     /// Where other nodes reach this one.
     pub advertise: SocketAddr,
+    /// The newest protocol version to speak: 1, or 0 to be a plain v0 node. Default 1.
+    pub max_version: u8,
     /// Where to look for other nodes. Its own address may be among them: it is skipped.
     pub seeds: Vec<SocketAddr>,
     /// Time between rounds. Default 100 ms.
@@ -26,6 +28,16 @@ pub struct Config {
     pub beacon_interval: Span,
     /// Beacons per second of the whole cluster, at most (0 means no limit). Default 20.
     pub beacon_rate: u32,
+    /// Peers that a fresh change is pushed to by everyone who learns it. 0: none. Default 4.
+    pub eager_fanout: usize,
+    /// Peers that are told a moment later that the change is here. Default 3.
+    pub offer_fanout: usize,
+    /// Bytes per second for that, beyond which the periodic rounds must do. Default 32 KiB.
+    pub eager_bytes_per_second: u32,
+    /// Packets per second likewise. Default 400.
+    pub eager_packets_per_second: u32,
+    /// Longest message over TCP in bytes. Default 16 MiB.
+    pub stream_bytes: usize,
     /// Bounds on the state.
     pub limits: Limits,
     /// Seed of every random choice: the same seed and the same input give the same packets.
@@ -43,16 +55,27 @@ impl Config {
         Self {
             id,
             advertise,
+            max_version: v1::VERSION,
             seeds: Vec::new(),
             interval: Span::from_millis(100),
             fanout: 1,
             max_packet: 1400,
             beacon_interval: Span::from_secs(5),
             beacon_rate: 20,
+            eager_fanout: 4,
+            offer_fanout: 3,
+            eager_bytes_per_second: 32 << 10,
+            eager_packets_per_second: 400,
+            stream_bytes: 16 << 20,
             limits: Limits::default(),
             seed: 0,
             incarnation: 0,
         }
+    }
+
+    /// What v0 headers say of newer versions.
+    pub(super) fn told_version(&self) -> Option<u8> {
+        (self.max_version > 0).then_some(self.max_version)
     }
 
     /// Refuses what cannot work.

@@ -1,38 +1,64 @@
-//! Inputs, timers and the own entries.
+//! Inputs and timers.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use probe_ebpf::time::{Bounded, MonoNs, Span};
-use probe_user::analysis::align::{PeerClock, one_way};
+use probe_user::analysis::align::one_way;
 use probe_user::clock::ClockView;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
-use super::delta::Carrier;
-use super::entry::{BEACON_KEY, INTERNAL_PREFIX, PROTO_KEY, Stored};
+use super::delta::{Carrier, News};
+use super::detector::{self, Detector, Finding};
+use super::eager::Eager;
+use super::exchange::{Asker, Comparison};
+use super::graveyard::Graveyard;
+use super::legacy::Questions;
 use super::links::Links;
+use super::membership::Passing;
 use super::outbox::PacketArrival;
-use super::state::{SELF, State, cost};
-use super::{Config, ConfigError, Counters, Outbox, Rejected, WriteError};
-use crate::wire::KEY_MAX;
-use crate::wire::v1::{self, Body, EntryStamp, Kind, Packet, Sender};
+use super::peer::Protocol;
+use super::state::{SELF, State};
+use super::{Config, ConfigError, Counters, Outbox, Rejected};
+use crate::wire::WireError;
+use crate::wire::v1::{self, NodeRef, Packet, Suspect};
 
 /// A node of the cluster, all but its sockets and clocks.
 #[derive(Debug)]
 pub struct Core {
     pub(super) config: Config,
+    /// The advertised address as v0 writes it.
+    pub(super) advertise: String,
     pub(super) state: State,
     pub(super) links: Links,
+    pub(super) detector: Detector<usize>,
+    pub(super) graveyard: Graveyard,
+    pub(super) eager: Eager,
+    pub(super) questions: Questions,
     pub(super) counters: Counters,
     pub(super) rng: StdRng,
-    /// Scratch memory: which nodes the digest being written lists already.
-    pub(super) listed: Vec<bool>,
+    /// Suspicions that are to be told to others.
+    pub(super) passing: VecDeque<Passing>,
+    /// Scratch memory.
+    pub(super) found: Comparison,
+    pub(super) suspicions: Vec<Suspect>,
+    pub(super) findings: Vec<Finding<usize>>,
+    /// Where the next slice of all nodes begins.
+    pub(super) slice_at: usize,
     round_at: MonoNs,
-    seed_at: MonoNs,
+    pub(super) seed_at: MonoNs,
     beacon_at: MonoNs,
-    beacons: u64,
+    pub(super) sweep_at: MonoNs,
+    pub(super) beacons: u64,
+    /// The newest own version that this run told anyone of.
+    pub(super) given: u64,
+    /// The same, in requests to join that were not answered yet.
+    pub(super) given_by_join: u64,
+    /// A version of an earlier run, to be jumped past; 0 for none.
+    pub(super) restart_above: u64,
     /// Before this, versions of an earlier run are not looked at again.
-    restart_at: MonoNs,
+    pub(super) restart_at: MonoNs,
 }
 
 /// A datagram and what the kernel told about it.
@@ -52,15 +78,6 @@ pub struct Received<'a> {
     pub clock: &'a ClockView,
 }
 
-/// Requests to a silent peer before it is asked less often.
-const PATIENCE: u32 = 3;
-/// The longest pause between requests to a silent peer.
-const RETRY_MAX: Span = Span::from_secs(30);
-/// How often a seed that is no member in touch is tried, so that separated parts find each other again.
-const SEED_RETRY: Span = Span::from_secs(10);
-/// The shortest time between two jumps past an earlier run's versions: each makes all own entries travel again.
-const RESTART_PAUSE: Span = Span::from_secs(1);
-
 impl Core {
     /// A node that knows only itself.
     ///
@@ -72,20 +89,39 @@ impl Core {
         // Nodes started together must not all speak at once.
         let phase = |rng: &mut StdRng, period: Span| now + scaled(period, rng.random::<f64>());
         let mut core = Self {
-            state: State::new(config.id.clone(), config.advertise),
+            advertise: config.advertise.to_string(),
+            state: State::new(config.id.clone(), config.advertise, now),
             links: Links::new(config.incarnation),
+            detector: Detector::new(
+                detector::Config {
+                    version_jump: config.limits.version_jump,
+                    ..detector::Config::new(config.interval, config.fanout)
+                },
+                now,
+            ),
+            graveyard: Graveyard::default(),
+            eager: Eager::new(config.eager_bytes_per_second, config.eager_packets_per_second, now),
+            questions: Questions::default(),
             counters: Counters::default(),
-            listed: Vec::new(),
+            passing: VecDeque::new(),
+            found: Comparison::default(),
+            suspicions: Vec::new(),
+            findings: Vec::new(),
+            slice_at: 0,
             round_at: phase(&mut rng, config.interval),
             seed_at: now,
             beacon_at: phase(&mut rng, config.beacon_interval),
+            sweep_at: now,
             beacons: 0,
+            given: 0,
+            given_by_join: 0,
+            restart_above: 0,
             restart_at: now,
             rng,
             config,
         };
-        core.put_own(PROTO_KEY, v1::VERSION.to_string().as_bytes(), true, false, now, clock);
-        core.beacon(now, clock);
+        core.state.list(SELF);
+        core.introduce(now, clock);
         Ok(core)
     }
 
@@ -94,21 +130,44 @@ impl Core {
     /// # Errors
     /// [`Rejected`] when it is not a packet for this node; neither state nor `out` changed.
     pub fn handle_datagram(&mut self, received: Received<'_>, out: &mut Outbox) -> Result<(), Rejected> {
-        let Packet { id, header, body } = v1::decode(received.bytes)?;
+        let from = match received.bytes.get(1) {
+            Some(&crate::wire::v0::VERSION) => {
+                self.handle_v0(&received, out)?;
+                None
+            }
+            Some(&version @ v1::VERSION) if self.config.max_version < v1::VERSION => {
+                return Err(WireError::WrongVersion(version).into());
+            }
+            _ => self.handle_v1(&received, out)?,
+        };
+        self.restart(received.now, received.clock);
+        self.spread(from, received.now, out);
+        Ok(())
+    }
+
+    /// Returns the member that it is from.
+    fn handle_v1(&mut self, received: &Received<'_>, out: &mut Outbox) -> Result<Option<usize>, Rejected> {
+        let packet = v1::decode(received.bytes)?;
+        let Packet { id, header, delta, digest } = packet;
         if header.node_id == self.config.id.as_str() {
             return Err(Rejected::OwnId);
         }
-        match body.kind() {
-            Kind::Digest => self.counters.digests_received += 1,
-            Kind::Delta => self.counters.deltas_received += 1,
+        let now = received.now;
+        // Nobody can answer a packet that he did not get.
+        let answers = header.answers.filter(|answered| answered.incarnation == self.config.incarnation);
+        let known = self.state.find(header.node_id);
+        let member = known.filter(|index| self.state[*index].addr == received.from);
+        let verified = answers.is_some() || member.is_some_and(|index| self.state[index].peer.verified);
+        if delta.is_some() && !verified && member.is_none() {
+            return Err(Rejected::Unasked);
         }
         let one_way = received.received.map(|received_at| one_way(&header.sent, received_at, received.clock));
-        if let Some(index) = self.state.find(header.node_id) {
-            let node = &mut self.state.nodes[index];
+        if let Some(index) = member.or(known.filter(|_| answers.is_some())) {
+            let node = &mut self.state[index];
             let sequence = node.peer.received.note(id.incarnation, id.counter);
             out.packet = Some(PacketArrival {
                 from: node.id.clone(),
-                kind: body.kind(),
+                kind: packet.kind(),
                 id,
                 sent: header.sent,
                 sender_source: header.source,
@@ -118,44 +177,55 @@ impl Core {
             });
             if sequence.is_some_and(|s| s.duplicate) {
                 self.counters.duplicates += 1;
-                return Ok(());
+                return Ok(member);
             }
-            node.peer.heard = Some(received.now);
-            node.peer.unanswered = 0;
-            node.peer.retry_at = received.now;
+            node.peer.verified |= answers.is_some() && member.is_some();
+            node.peer.protocol = Protocol::V1;
+            self.detector.set_direct_only(index, false);
+            self.heard(index, answers.map(|answered| answered.counter), now, out);
         }
-        let carrier = Carrier {
-            now: received.now,
-            clock: received.clock,
-            network: one_way.map(|o| o.time),
-            kernel: received.kernel,
-        };
-        match body {
-            Body::Digest(digest) => self.handle_digest(&header, &digest, received.from, received.now, out),
-            Body::Delta(delta) => self.apply(&delta, &carrier, out),
+        if let Some(delta) = delta {
+            self.counters.deltas_received += 1;
+            let carrier = Carrier {
+                now,
+                clock: received.clock,
+                network: one_way.map(|o| o.time),
+                kernel: received.kernel,
+                sender: NodeRef::of(header.node_id),
+                eager: delta.eager,
+            };
+            for node in delta.nodes() {
+                self.counters.delta_entries_received += node.len() as u64;
+                let news = News {
+                    id: node.head.id,
+                    addr: node.head.addr,
+                    from_version: node.head.from_version,
+                    known_version: node.head.known_version,
+                };
+                self.apply(&news, node.entries(), &carrier, out);
+            }
         }
-        Ok(())
-    }
-
-    /// Someone knows this node at `version`. Above our own it is from an earlier run under the same id: whoever
-    /// knows it would take nothing from us, so jump past it, with everything we have.
-    pub(super) fn find_restart(&mut self, version: u64, now: MonoNs) {
-        let own = self.state.nodes[SELF].version;
-        if version <= own || now < self.restart_at {
-            return;
+        if let Some(digest) = digest {
+            self.counters.digests_received += 1;
+            if verified {
+                self.hear_suspicions(&digest, now, received.clock, out);
+            }
+            let asker = Asker {
+                addr: received.from,
+                member: self.state.find(header.node_id).filter(|i| self.state[*i].addr == received.from),
+                packet: id,
+                allowance: (!verified).then_some(received.bytes.len()),
+                now,
+            };
+            self.handle_summary(&asker, &digest, out);
         }
-        if version - own > self.config.limits.version_jump {
-            self.counters.version_jump += 1;
-            return;
-        }
-        self.restart_at = now + RESTART_PAUSE;
-        self.counters.restarts_found += 1;
-        self.state.reversion_own(version);
+        Ok(member)
     }
 
     /// When [`tick`](Self::tick) has something to do next.
     pub fn next_wakeup(&self) -> MonoNs {
-        self.round_at.min(self.beacon_at)
+        let next = self.round_at.min(self.beacon_at).min(self.detector.next_due());
+        self.eager.next_wakeup().map_or(next, |at| next.min(at))
     }
 
     /// Does what is due. Calling it early does nothing; calling it late does not do things twice.
@@ -164,161 +234,50 @@ impl Core {
             self.beacon(now, clock);
             self.beacon_at = self.after(self.beacon_at, self.beacon_interval(), now);
         }
+        self.watch(now, out);
         if now >= self.round_at {
             self.round(now, out);
+            self.look_for_seeds(now, out);
             self.round_at = self.after(self.round_at, self.config.interval, now);
         }
+        self.spread(None, now, out);
     }
 
     /// The next time of something periodic: a tenth early or late, so that nodes do not fall into step.
     fn after(&mut self, due: MonoNs, period: Span, now: MonoNs) -> MonoNs {
-        let next = due + scaled(period, self.rng.random_range(0.9..1.1));
+        let next = due + self.scaled(period);
         // After a pause (a stopped process, a suspended host) the missed ones are not made up for.
-        if next > now { next } else { now + scaled(period, self.rng.random_range(0.9..1.1)) }
+        if next > now { next } else { now + self.scaled(period) }
+    }
+
+    /// About as long as `period`.
+    pub(super) fn scaled(&mut self, period: Span) -> Span {
+        scaled(period, self.rng.random_range(0.9..1.1))
     }
 
     fn beacon_interval(&self) -> Span {
         match self.config.beacon_rate {
             0 => self.config.beacon_interval,
             rate => {
-                let shared = Span::from_secs_f64(self.state.nodes.len() as f64 / f64::from(rate));
+                let shared = Span::from_secs_f64(self.state.len() as f64 / f64::from(rate));
                 self.config.beacon_interval.max(shared)
             }
         }
     }
 
-    fn beacon(&mut self, now: MonoNs, clock: &ClockView) {
-        self.beacons += 1;
-        self.put_own(BEACON_KEY, self.beacons.to_string().as_bytes(), true, false, now, clock);
-    }
-
-    /// Asks peers, and a seed when that is called for.
+    /// Asks peers.
     fn round(&mut self, now: MonoNs, out: &mut Outbox) {
-        let mut due: Vec<usize> = (SELF + 1..self.state.nodes.len())
-            .filter(|i| self.state.nodes[*i].peer.retry_at <= now)
-            .collect();
-        for _ in 0..self.config.fanout.min(due.len()) {
-            let index = due.swap_remove(self.rng.random_range(0..due.len()));
-            let node = &mut self.state.nodes[index];
-            let addr = node.addr;
-            node.peer.unanswered = node.peer.unanswered.saturating_add(1);
-            if let Some(doublings @ 1..) = node.peer.unanswered.checked_sub(PATIENCE) {
-                let pause = self.config.interval.as_nanos().saturating_mul(1 << doublings.min(32));
-                node.peer.retry_at = now + Span::from_nanos(pause).min(RETRY_MAX);
-            }
-            self.send_digest(addr, true, None, now, out);
-        }
-        if let Some(seed) = self.pick_seed(now) {
-            self.send_digest(seed, true, None, now, out);
+        for index in self.pick(self.config.fanout, &[]) {
+            self.ask(index, now, out);
         }
     }
 
-    /// A seed to ask: every round while nobody else is known, else now and then one that is not in touch.
-    fn pick_seed(&mut self, now: MonoNs) -> Option<SocketAddr> {
-        let alone = self.state.nodes.len() == 1;
-        if !alone && now < self.seed_at {
-            return None;
+    /// Begins an exchange with a member.
+    pub(super) fn ask(&mut self, index: usize, now: MonoNs, out: &mut Outbox) {
+        match self.state[index].peer.protocol {
+            Protocol::V1 => self.send_request(index, now, out),
+            Protocol::V0 => self.send_request_v0(index, None, now, out),
         }
-        self.seed_at = now + scaled(SEED_RETRY, self.rng.random_range(0.9..1.1));
-        let in_touch = |addr: SocketAddr| {
-            self.links
-                .member(addr)
-                .and_then(|index| self.state.nodes[index].peer.heard)
-                .is_some_and(|heard| now - heard < SEED_RETRY)
-        };
-        let far: Vec<SocketAddr> = (self.config.seeds.iter().copied())
-            .filter(|seed| *seed != self.config.advertise && !in_touch(*seed))
-            .collect();
-        if far.is_empty() { None } else { Some(far[self.rng.random_range(0..far.len())]) }
-    }
-
-    /// Writes an entry of this node, created now. Returns its version.
-    ///
-    /// # Errors
-    /// [`WriteError`] when it cannot be held or cannot travel; nothing changed then.
-    pub fn set(
-        &mut self,
-        key: &str,
-        value: &[u8],
-        now: MonoNs,
-        clock: &ClockView,
-    ) -> Result<u64, WriteError> {
-        self.may_write(key, value)?;
-        Ok(self.put_own(key, value, false, false, now, clock))
-    }
-
-    /// Deletes an entry of this node: a tombstone takes its place and travels like a value.
-    ///
-    /// # Errors
-    /// [`WriteError::NotFound`] when there is none, and those of [`set`](Self::set).
-    pub fn delete(&mut self, key: &str, now: MonoNs, clock: &ClockView) -> Result<u64, WriteError> {
-        if self.state.nodes[SELF].get(key).is_none_or(|held| held.deleted) {
-            return Err(WriteError::NotFound);
-        }
-        self.may_write(key, &[])?;
-        Ok(self.put_own(key, &[], false, true, now, clock))
-    }
-
-    fn may_write(&self, key: &str, value: &[u8]) -> Result<(), WriteError> {
-        let (own, limits) = (&self.state.nodes[SELF], &self.config.limits);
-        if !(1..=KEY_MAX).contains(&key.len()) {
-            return Err(WriteError::Key { len: key.len() });
-        }
-        if key.starts_with(INTERNAL_PREFIX) {
-            return Err(WriteError::Reserved);
-        }
-        let limit = v1::value_limit(self.config.max_packet, self.config.id.as_str().len(), key.len());
-        if value.len() > limit {
-            return Err(WriteError::TooLarge { len: value.len(), limit });
-        }
-        let replaced = own.get(key).map(|old| cost(key, &old.value));
-        if replaced.is_none() && own.len() >= limits.entries_per_node {
-            return Err(WriteError::TooManyEntries { limit: limits.entries_per_node });
-        }
-        let more = cost(key, value) - replaced.unwrap_or(0).min(cost(key, value));
-        for (bytes, limit) in [(own.bytes, limits.bytes_per_node), (self.state.bytes, limits.bytes)] {
-            if bytes + more > limit {
-                return Err(WriteError::TooManyBytes { bytes: bytes + more, limit });
-            }
-        }
-        if own.version == u64::MAX { Err(WriteError::VersionsUsedUp) } else { Ok(()) }
-    }
-
-    fn put_own(
-        &mut self,
-        key: &str,
-        value: &[u8],
-        internal: bool,
-        deleted: bool,
-        now: MonoNs,
-        clock: &ClockView,
-    ) -> u64 {
-        let reading = PeerClock::of(clock, now);
-        let stamp = EntryStamp {
-            created: clock.mapping.wall(now),
-            theta: reading.theta,
-            bound: reading.bound,
-            hops: 0,
-            network: Some(Bounded::default()),
-            kernel: Some(Bounded::default()),
-            trace_id: None,
-        };
-        let entry = Stored {
-            key: key.into(),
-            value: value.into(),
-            internal,
-            deleted,
-            reversioned: false,
-            stamp: Some(stamp),
-        };
-        let version = self.state.nodes[SELF].version.saturating_add(1);
-        self.state.put(SELF, version, entry);
-        version
-    }
-
-    /// What this node says about itself.
-    pub(super) fn sender(config: &Config) -> Sender<'_> {
-        Sender { node_id: config.id.as_str(), addr: config.advertise }
     }
 }
 

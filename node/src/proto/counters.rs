@@ -50,6 +50,40 @@ counters! {
     byte_limit,
     /// Versions too far above the known one to be believed.
     version_jump,
+    /// Nodes not taken in, for they are known to be dead.
+    buried,
+    /// Nodes not taken in, for another has the same short name.
+    name_taken,
+    /// News of a node's earlier run.
+    past,
+    /// Entries under versions that do not rise.
+    disordered,
+    /// Compactions up to a version that does not exist yet, or none at all.
+    bad_compact,
+    /// v0 nodes whose address is not an IP and a port.
+    bad_address,
+    /// v0 entries whose key is not 1 to 255 bytes of UTF-8.
+    bad_keys,
+    /// Answers not given, for they would have been longer than what came from an unverified address.
+    unverified_unanswered,
+    /// Goodbyes in another's name.
+    foreign_leave,
+    /// Joins over TCP answered.
+    joins_received,
+    /// Goodbyes over TCP.
+    leaves_received,
+    /// Fresh changes pushed to a peer.
+    pushes_sent,
+    /// Fresh changes offered to a peer.
+    offers_sent,
+    /// Fresh changes left to the rounds, for the budget was used up.
+    eager_skipped,
+    /// Times this node was suspected and showed that it lives.
+    refutations,
+    /// v0 nodes that began anew under their old id.
+    rebirths,
+    /// Times this node wrote its state anew to be rid of tombstones.
+    compactions,
     /// Times this node found versions of an earlier run of its own and jumped past them.
     restarts_found,
 }

@@ -5,14 +5,9 @@ use std::sync::Arc;
 use probe_ebpf::time::{Bounded, Span, UtcNs};
 
 use super::NodeId;
+use crate::wire::BEACON_KEY;
+use crate::wire::v0;
 use crate::wire::v1::{self, EntryStamp};
-
-/// Prefix of the protocol's own keys, which applications cannot write.
-pub const INTERNAL_PREFIX: &str = "_internal:";
-/// Key by which a node says the newest protocol version it speaks.
-pub const PROTO_KEY: &str = "_internal:proto";
-/// Key that every node rewrites now and then, so that an idle cluster gives propagation samples too.
-pub const BEACON_KEY: &str = "_internal:beacon";
 
 /// An entry in the state, under its version.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +31,19 @@ impl Stored {
             deleted: self.deleted,
             reversioned: self.reversioned,
             stamp: self.stamp,
+        }
+    }
+}
+
+impl Stored {
+    /// As Piko knows it, without its history.
+    pub(super) fn on_wire_v0(&self, version: u64) -> v0::Entry<'_> {
+        v0::Entry {
+            key: self.key.as_bytes(),
+            value: &self.value,
+            version,
+            internal: self.internal,
+            deleted: self.deleted,
         }
     }
 }

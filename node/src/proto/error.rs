@@ -11,6 +11,9 @@ pub enum Rejected {
     /// Its sender uses this node's id: a copy of our own packet, or another node of the same name.
     #[error("the sender uses this node's own id")]
     OwnId,
+    /// News that nobody asked for, from someone who never answered from there.
+    #[error("it brings news that was not asked for")]
+    Unasked,
 }
 
 impl Rejected {
@@ -19,6 +22,7 @@ impl Rejected {
         match self {
             Self::Wire(e) => e.reason(),
             Self::OwnId => "own_id",
+            Self::Unasked => "unasked",
         }
     }
 }
@@ -33,7 +37,7 @@ pub enum WriteError {
         len: usize,
     },
     /// The protocol keeps these for itself.
-    #[error("keys that begin with {} are the protocol's own", super::INTERNAL_PREFIX)]
+    #[error("keys that begin with {} are the protocol's own", crate::wire::INTERNAL_PREFIX)]
     Reserved,
     /// It would not fit a packet, on its own or with what relays add, and block everything after it.
     #[error("the value has {len} bytes; with this key at most {limit} fit a packet")]

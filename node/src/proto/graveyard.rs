@@ -7,16 +7,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use probe_ebpf::time::{MonoNs, Span};
 
-use super::NodeId;
+use crate::wire::v1::NodeRef;
 
 /// The remembered dead.
 #[derive(Debug)]
 pub(crate) struct Graveyard {
     most: usize,
     keep: Span,
-    graves: BTreeMap<NodeId, Grave>,
+    graves: BTreeMap<NodeRef, Grave>,
     /// The same, oldest first.
-    by_age: BTreeSet<(MonoNs, NodeId)>,
+    by_age: BTreeSet<(MonoNs, NodeRef)>,
     counters: GraveyardCounters,
 }
 
@@ -106,9 +106,9 @@ impl Graveyard {
     }
 
     /// Buries a node last known at `version`. Burying it again never renews its age.
-    pub(crate) fn bury(&mut self, id: &NodeId, version: u64, cause: Cause, now: MonoNs) {
+    pub(crate) fn bury(&mut self, id: NodeRef, version: u64, cause: Cause, now: MonoNs) {
         self.forget(now);
-        if let Some(grave) = self.graves.get_mut(id) {
+        if let Some(grave) = self.graves.get_mut(&id) {
             grave.version = grave.version.max(version);
             return;
         }
@@ -117,8 +117,8 @@ impl Graveyard {
             self.graves.remove(&oldest);
             self.counters.crowded_out += 1;
         }
-        self.graves.insert(id.clone(), Grave { version, cause, at: now });
-        self.by_age.insert((now, id.clone()));
+        self.graves.insert(id, Grave { version, cause, at: now });
+        self.by_age.insert((now, id));
         self.counters.buried += 1;
     }
 
@@ -127,14 +127,14 @@ impl Graveyard {
     /// Who left is never taken in on another's word, known before or not: it is buried as it is told of, so that
     /// its time does not begin anew at every node that joins. In person, or with a version above the buried
     /// one, a node always comes back.
-    pub(crate) fn admit(&mut self, id: &NodeId, claim: Claim, now: MonoNs) -> Admission {
+    pub(crate) fn admit(&mut self, id: NodeRef, claim: Claim, now: MonoNs) -> Admission {
         self.forget(now);
         if claim.left && claim.source == Source::Relayed {
             self.bury(id, claim.version, Cause::Left, now);
             self.counters.refused += 1;
             return Admission::Refused;
         }
-        let Some(grave) = self.graves.get(id).copied() else { return Admission::New };
+        let Some(grave) = self.graves.get(&id).copied() else { return Admission::New };
         let returned = match claim.source {
             Source::Itself => &mut self.counters.returned_directly,
             Source::Relayed if claim.version > grave.version => &mut self.counters.returned_newer,
@@ -144,14 +144,14 @@ impl Graveyard {
             }
         };
         *returned += 1;
-        self.graves.remove(id);
-        self.by_age.remove(&(grave.at, id.clone()));
+        self.graves.remove(&id);
+        self.by_age.remove(&(grave.at, id));
         Admission::Returned(grave)
     }
 
     /// What is remembered of a node.
-    pub(crate) fn get(&self, id: &str) -> Option<Grave> {
-        self.graves.get(id).copied()
+    pub(crate) fn get(&self, id: NodeRef) -> Option<Grave> {
+        self.graves.get(&id).copied()
     }
     /// How many are remembered.
     pub(crate) fn len(&self) -> usize {
@@ -185,8 +185,8 @@ impl Default for Graveyard {
 mod tests {
     use super::*;
 
-    fn id(name: &str) -> NodeId {
-        NodeId::new(name).unwrap()
+    fn id(name: &str) -> NodeRef {
+        NodeRef::of(name)
     }
     fn s(seconds: i64) -> MonoNs {
         MonoNs::from_nanos(seconds * 1_000_000_000)
@@ -203,7 +203,7 @@ mod tests {
 
     /// What a node does with a claim about a non-member: members expire after 60 s, and go to the graveyard.
     fn told(yard: &mut Graveyard, members: &mut Option<u64>, claim: Claim, now: MonoNs) {
-        if members.is_none() && yard.admit(&id("x"), claim, now) != Admission::Refused {
+        if members.is_none() && yard.admit(id("x"), claim, now) != Admission::Refused {
             *members = Some(claim.version);
         }
     }
@@ -216,7 +216,7 @@ mod tests {
             for i in [0, 1] {
                 // Each expires it once, ten seconds apart, and hears of it from the other every second.
                 if second % 60 == 10 * i as i64 && members[i].take().is_some() {
-                    yards[i].bury(&id("x"), 7, Cause::Expired, s(second));
+                    yards[i].bury(id("x"), 7, Cause::Expired, s(second));
                 }
             }
             for (i, other) in [(0, 1), (1, 0)] {
@@ -235,23 +235,23 @@ mod tests {
     #[test]
     fn trap_4_what_died_later_than_known_here_comes_back_once_and_no_more() {
         let mut yard = Graveyard::default();
-        yard.bury(&id("x"), 50, Cause::Expired, s(0));
-        assert_eq!(yard.admit(&id("x"), relayed(50), s(1)), Admission::Refused);
-        assert!(matches!(yard.admit(&id("x"), relayed(52), s(2)), Admission::Returned(_)));
-        yard.bury(&id("x"), 52, Cause::Expired, s(62));
-        assert_eq!(yard.admit(&id("x"), relayed(52), s(63)), Admission::Refused);
-        assert_eq!(yard.admit(&id("x"), relayed(51), s(64)), Admission::Refused);
+        yard.bury(id("x"), 50, Cause::Expired, s(0));
+        assert_eq!(yard.admit(id("x"), relayed(50), s(1)), Admission::Refused);
+        assert!(matches!(yard.admit(id("x"), relayed(52), s(2)), Admission::Returned(_)));
+        yard.bury(id("x"), 52, Cause::Expired, s(62));
+        assert_eq!(yard.admit(id("x"), relayed(52), s(63)), Admission::Refused);
+        assert_eq!(yard.admit(id("x"), relayed(51), s(64)), Admission::Refused);
     }
 
     #[test]
     fn trap_6_one_falsely_given_up_is_back_with_its_first_packet_or_change() {
         let mut yard = Graveyard::default();
-        yard.bury(&id("x"), 50, Cause::Expired, s(0));
+        yard.bury(id("x"), 50, Cause::Expired, s(0));
         let grave = Grave { version: 50, cause: Cause::Expired, at: s(0) };
-        assert_eq!(yard.admit(&id("x"), itself(50), s(1)), Admission::Returned(grave));
-        assert_eq!(yard.admit(&id("x"), relayed(50), s(2)), Admission::New);
-        yard.bury(&id("x"), 50, Cause::Expired, s(3));
-        assert!(matches!(yard.admit(&id("x"), relayed(51), s(4)), Admission::Returned(_)));
+        assert_eq!(yard.admit(id("x"), itself(50), s(1)), Admission::Returned(grave));
+        assert_eq!(yard.admit(id("x"), relayed(50), s(2)), Admission::New);
+        yard.bury(id("x"), 50, Cause::Expired, s(3));
+        assert!(matches!(yard.admit(id("x"), relayed(51), s(4)), Admission::Returned(_)));
         assert_eq!(
             *yard.counters(),
             GraveyardCounters {
@@ -266,45 +266,45 @@ mod tests {
     #[test]
     fn a_restart_from_version_one_is_let_in_by_itself_only() {
         let mut yard = Graveyard::default();
-        yard.bury(&id("x"), 50, Cause::Expired, s(0));
-        assert_eq!(yard.admit(&id("x"), relayed(3), s(1)), Admission::Refused);
-        assert!(matches!(yard.admit(&id("x"), itself(3), s(2)), Admission::Returned(_)));
-        assert_eq!(yard.admit(&id("x"), relayed(3), s(3)), Admission::New);
+        yard.bury(id("x"), 50, Cause::Expired, s(0));
+        assert_eq!(yard.admit(id("x"), relayed(3), s(1)), Admission::Refused);
+        assert!(matches!(yard.admit(id("x"), itself(3), s(2)), Admission::Returned(_)));
+        assert_eq!(yard.admit(id("x"), relayed(3), s(3)), Admission::New);
     }
 
     #[test]
     fn trap_9_the_time_of_those_who_left_does_not_begin_anew_with_every_joiner() {
         // A chain of joiners, each told of the leaver by the one before, just before that one forgets it.
         let mut yards: Vec<Graveyard> = (0..10).map(|_| Graveyard::default()).collect();
-        yards[0].bury(&id("x"), 9, Cause::Left, s(60));
+        yards[0].bury(id("x"), 9, Cause::Left, s(60));
         for (i, yard) in yards.iter_mut().enumerate().skip(1) {
             let now = s(59 * i as i64);
-            assert_eq!(yard.admit(&id("x"), left(9), now), Admission::Refused, "joiner {i}");
-            assert_eq!(yard.get("x").unwrap().cause, Cause::Left);
+            assert_eq!(yard.admit(id("x"), left(9), now), Admission::Refused, "joiner {i}");
+            assert_eq!(yard.get(id("x")).unwrap().cause, Cause::Left);
             // Nor does its age: told again and again, it keeps its first.
-            assert_eq!(yard.admit(&id("x"), left(10), now + Span::from_secs(50)), Admission::Refused);
-            assert_eq!(yard.admit(&id("x"), left(8), now + Span::from_secs(51)), Admission::Refused);
-            assert_eq!(yard.get("x"), Some(Grave { version: 10, cause: Cause::Left, at: now }));
+            assert_eq!(yard.admit(id("x"), left(10), now + Span::from_secs(50)), Admission::Refused);
+            assert_eq!(yard.admit(id("x"), left(8), now + Span::from_secs(51)), Admission::Refused);
+            assert_eq!(yard.get(id("x")), Some(Grave { version: 10, cause: Cause::Left, at: now }));
             // One that was told before the leave is no way back either.
-            assert_eq!(yard.admit(&id("x"), relayed(8), now), Admission::Refused);
+            assert_eq!(yard.admit(id("x"), relayed(8), now), Admission::Refused);
         }
         // It may join again, of course.
-        assert!(matches!(yards[0].admit(&id("x"), itself(1), s(70)), Admission::Returned(_)));
-        assert!(matches!(yards[1].admit(&id("x"), relayed(11), s(70)), Admission::Returned(_)));
+        assert!(matches!(yards[0].admit(id("x"), itself(1), s(70)), Admission::Returned(_)));
+        assert!(matches!(yards[1].admit(id("x"), relayed(11), s(70)), Admission::Returned(_)));
     }
 
     #[test]
     fn memory_is_bounded_by_count_and_age_oldest_first() {
         let mut yard = Graveyard::new(3, Span::from_secs(100));
         for (at, name) in ["d", "c", "b", "a"].iter().enumerate() {
-            yard.bury(&id(name), 1, Cause::Expired, s(at as i64));
+            yard.bury(id(name), 1, Cause::Expired, s(at as i64));
         }
         assert_eq!((yard.len(), yard.counters().crowded_out), (3, 1));
-        assert_eq!(yard.get("d"), None);
-        assert_eq!(yard.admit(&id("c"), relayed(1), s(101)), Admission::Refused, "still 100 s");
-        assert_eq!(yard.admit(&id("c"), relayed(1), s(102)), Admission::New);
+        assert_eq!(yard.get(id("d")), None);
+        assert_eq!(yard.admit(id("c"), relayed(1), s(101)), Admission::Refused, "still 100 s");
+        assert_eq!(yard.admit(id("c"), relayed(1), s(102)), Admission::New);
         assert_eq!((yard.len(), yard.counters().forgotten), (2, 1));
-        assert_eq!(yard.admit(&id("a"), relayed(1), s(500)), Admission::New);
+        assert_eq!(yard.admit(id("a"), relayed(1), s(500)), Admission::New);
         assert_eq!((yard.len(), yard.by_age.len()), (0, 0));
     }
 
@@ -318,20 +318,20 @@ mod tests {
             for (what, name, version, pause) in steps {
                 now = now + Span::from_secs(pause);
                 let id = id(&name.to_string());
-                let before = yard.get(id.as_str());
+                let before = yard.get(id);
                 match what {
-                    0 => yard.bury(&id, version, Cause::Expired, now),
-                    1 => { yard.admit(&id, itself(version), now); }
-                    2 => { yard.admit(&id, left(version), now); }
+                    0 => yard.bury(id, version, Cause::Expired, now),
+                    1 => { yard.admit(id, itself(version), now); }
+                    2 => { yard.admit(id, left(version), now); }
                     _ => {
                         let young = before.filter(|grave| now - grave.at <= yard.keep);
                         let refused = young.is_some_and(|grave| version <= grave.version);
-                        let got = yard.admit(&id, relayed(version), now);
+                        let got = yard.admit(id, relayed(version), now);
                         proptest::prop_assert_eq!(got == Admission::Refused, refused);
                     }
                 }
                 proptest::prop_assert!(yard.len() <= 5);
-                let ages: BTreeSet<_> = yard.graves.iter().map(|(id, g)| (g.at, id.clone())).collect();
+                let ages: BTreeSet<_> = yard.graves.iter().map(|(id, g)| (g.at, *id)).collect();
                 proptest::prop_assert_eq!(&ages, &yard.by_age);
             }
         }

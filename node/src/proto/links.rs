@@ -45,6 +45,12 @@ impl Links {
             None => (PacketId { incarnation, counter: 0 }, None),
         }
     }
+    /// A member is gone.
+    pub(super) fn forget(&mut self, node: usize, addr: SocketAddr) {
+        if self.member(addr) == Some(node) {
+            self.by_addr.remove(&addr);
+        }
+    }
     /// The member who advertises `addr`.
     pub(super) fn member(&self, addr: SocketAddr) -> Option<usize> {
         self.by_addr.get(&addr).map(|link| link.node)

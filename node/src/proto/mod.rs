@@ -29,34 +29,38 @@ mod config;
 mod core;
 mod counters;
 mod delta;
-#[cfg_attr(not(test), expect(dead_code, reason = "the core does not call it yet"))]
 mod detector;
-mod digest;
+mod eager;
 mod entry;
 mod error;
-#[cfg_attr(not(test), expect(dead_code, reason = "the core does not call it yet"))]
+mod exchange;
 mod graveyard;
+mod legacy;
 mod limits;
 mod links;
+mod membership;
+mod node;
 mod node_id;
 mod outbox;
+mod own;
+mod peer;
 mod sequence;
 mod state;
+mod stream;
 mod view;
 
 pub use self::config::{Config, ConfigError};
 pub use self::core::{Core, Received};
 pub use self::counters::Counters;
 pub use self::detector::Reachability;
-pub use self::entry::{
-    BEACON_KEY, EntryArrival, EntryKind, INTERNAL_PREFIX, NotSample, PROTO_KEY, Propagation,
-};
+pub use self::entry::{EntryArrival, EntryKind, NotSample, Propagation};
 pub use self::error::{Rejected, WriteError};
 pub use self::limits::Limits;
 pub use self::node_id::NodeId;
-pub use self::outbox::{Event, Outbox, PacketArrival, Transmit};
+pub use self::outbox::{Event, Outbox, PacketArrival, StreamKind, Transmit};
+pub use self::peer::Protocol;
 pub use self::sequence::Sequence;
-pub use self::view::{EntryView, Member};
+pub use self::view::{EntryView, Member, MemberStatus};
 
 #[cfg(test)]
 mod tests;

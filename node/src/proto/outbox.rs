@@ -8,6 +8,7 @@ use probe_ebpf::time::{MonoNs, Span};
 use probe_user::analysis::align::{OneWay, SentStamp};
 use probe_user::clock::ClockSource;
 
+use super::peer::Protocol;
 use super::sequence::Sequence;
 use super::{EntryArrival, NodeId};
 use crate::wire::v1::Kind;
@@ -24,6 +25,18 @@ pub struct Outbox {
     pub entries: Vec<EntryArrival>,
     /// Changes of the state, in order.
     pub events: Vec<Event>,
+    /// Nodes to be spoken to over TCP.
+    pub streams: Vec<(SocketAddr, StreamKind)>,
+}
+
+/// What to say over TCP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StreamKind {
+    /// [`join_request`](super::Core::join_request); the answer goes to
+    /// [`handle_join_response`](super::Core::handle_join_response).
+    Join,
+    /// [`leave_request`](super::Core::leave_request); the answer means nothing.
+    Leave,
 }
 
 /// A packet to send.
@@ -35,8 +48,10 @@ pub struct Transmit {
     pub destination: Option<NodeId>,
     /// What it is.
     pub kind: Kind,
-    /// Its id; counter 0 when the destination is no member.
+    /// Its id; counter 0 when the destination is no member, and in v0.
     pub id: PacketId,
+    /// Its format: only v1 packets are stamped.
+    pub protocol: Protocol,
     /// T0: when the core handed it over.
     pub handed_over: MonoNs,
     pub(super) range: Range<usize>,
@@ -71,12 +86,34 @@ pub enum Event {
         /// Who.
         node: NodeId,
     },
+    /// A node said that it leaves.
+    Left {
+        /// Who.
+        node: NodeId,
+    },
+    /// A node is held for dead.
+    Unreachable {
+        /// Who.
+        node: NodeId,
+    },
+    /// A node that was held for dead is back.
+    Reachable {
+        /// Who.
+        node: NodeId,
+    },
+    /// A node that left or was unreachable for long is forgotten.
+    Expired {
+        /// Who.
+        node: NodeId,
+    },
     /// A key of another node has a new value.
     Upserted {
         /// Whose key.
         node: NodeId,
         /// Which.
         key: std::sync::Arc<str>,
+        /// Its node's version of it.
+        version: u64,
     },
     /// A key of another node was deleted.
     Deleted {
@@ -95,6 +132,7 @@ impl Outbox {
         self.packet = None;
         self.entries.clear();
         self.events.clear();
+        self.streams.clear();
     }
     /// A packet that begins where `transmit` says has been written to the end of the buffer.
     pub(super) fn close(&mut self, mut transmit: Transmit) {

@@ -6,99 +6,108 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::ops::{Index, IndexMut};
 
 use probe_ebpf::time::{MonoNs, UtcNs};
+use slab::Slab;
 
 use super::NodeId;
 use super::entry::Stored;
-use super::limits::Limits;
-use super::sequence::Tracker;
-use crate::wire::v1;
+use super::node::{Joined, Node, cost};
+use crate::wire::v1::{NodeRef, StateSum};
 
-/// Position of this node in [`State::nodes`].
+/// Position of this node in [`State`].
 pub(super) const SELF: usize = 0;
 
-/// All nodes.
+/// All nodes, each at a position that is its own as long as it is known.
 #[derive(Debug)]
 pub(super) struct State {
-    /// This node first; others are added at the end.
-    pub(super) nodes: Vec<Node>,
+    nodes: Slab<Node>,
     /// Only for look-ups: its order is random and must not reach a packet.
-    by_id: HashMap<NodeId, usize>,
+    by_ref: HashMap<NodeRef, usize>,
     /// Number of each node's latest change -> node: who changed last comes last.
     recent: BTreeMap<u64, usize>,
     changes: u64,
     /// Sum of all nodes' `bytes`.
     pub(super) bytes: usize,
+    /// Over the nodes that are listed in digests.
+    sum: StateSum,
 }
 
-/// One node.
-#[derive(Debug)]
-pub(super) struct Node {
-    pub(super) id: NodeId,
-    pub(super) addr: SocketAddr,
-    /// Known up to here, without holes.
-    pub(super) version: u64,
-    entries: BTreeMap<u64, Stored>,
-    versions: BTreeMap<Arc<str>, u64>,
-    /// Keys, values and overhead.
-    pub(super) bytes: usize,
-    changed: u64,
-    /// Where its first delta took it from nothing.
-    pub(super) joined: Joined,
-    pub(super) peer: Peer,
+impl Index<usize> for State {
+    type Output = Node;
+    fn index(&self, index: usize) -> &Node {
+        &self.nodes[index]
+    }
 }
-
-/// When a node became known here, and what existed of it by then.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Joined {
-    /// Its newest version that anyone told of.
-    pub(super) version: u64,
-    pub(super) at: UtcNs,
-}
-
-/// A node as somebody to talk to.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Peer {
-    pub(super) heard: Option<MonoNs>,
-    /// Requests since then.
-    pub(super) unanswered: u32,
-    /// Not to be asked before.
-    pub(super) retry_at: MonoNs,
-    pub(super) received: Tracker,
+impl IndexMut<usize> for State {
+    fn index_mut(&mut self, index: usize) -> &mut Node {
+        &mut self.nodes[index]
+    }
 }
 
 impl State {
-    pub(super) fn new(own: NodeId, addr: SocketAddr) -> Self {
-        let mut state =
-            Self { nodes: Vec::new(), by_id: HashMap::new(), recent: BTreeMap::new(), changes: 0, bytes: 0 };
-        let joined = Joined { version: 0, at: UtcNs::from_nanos(0) };
-        state.join(own, addr, joined);
+    pub(super) fn new(own: NodeId, addr: SocketAddr, now: MonoNs) -> Self {
+        let mut state = Self {
+            nodes: Slab::new(),
+            by_ref: HashMap::new(),
+            recent: BTreeMap::new(),
+            changes: 0,
+            bytes: 0,
+            sum: StateSum::default(),
+        };
+        let joined = Joined { version: 0, at: UtcNs::from_nanos(0), mono: now };
+        state.join(own, addr, joined, now);
         state
     }
 
+    /// Number of nodes, this one included.
+    pub(super) fn len(&self) -> usize {
+        self.nodes.len()
+    }
+    /// Positions beyond this one are not in use.
+    pub(super) fn end(&self) -> usize {
+        self.nodes.iter().next_back().map_or(0, |(index, _)| index + 1)
+    }
+    /// All nodes by position, this one first.
+    pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = (usize, &Node)> {
+        self.nodes.iter()
+    }
+    /// The node at a position, if one is there.
+    pub(super) fn at(&self, index: usize) -> Option<&Node> {
+        self.nodes.get(index)
+    }
     pub(super) fn find(&self, id: &str) -> Option<usize> {
-        self.by_id.get(id).copied()
+        let index = self.find_ref(NodeRef::of(id))?;
+        (self.nodes[index].id.as_str() == id).then_some(index)
+    }
+    pub(super) fn find_ref(&self, node: NodeRef) -> Option<usize> {
+        self.by_ref.get(&node).copied()
+    }
+    /// What is known, in one number.
+    pub(super) fn sum(&self) -> StateSum {
+        self.sum
     }
 
-    /// Adds a node that is not there yet.
-    pub(super) fn join(&mut self, id: NodeId, addr: SocketAddr, joined: Joined) -> usize {
-        let index = self.nodes.len();
-        self.by_id.insert(id.clone(), index);
-        self.nodes.push(Node {
-            id,
-            addr,
-            version: 0,
-            entries: BTreeMap::new(),
-            versions: BTreeMap::new(),
-            bytes: 0,
-            changed: 0,
-            joined,
-            peer: Peer::default(),
-        });
-        self.touch(index);
+    /// Adds a node whose short name nobody has yet.
+    pub(super) fn join(&mut self, id: NodeId, addr: SocketAddr, joined: Joined, now: MonoNs) -> usize {
+        let node = Node::new(id, addr, joined);
+        let name = node.name;
+        debug_assert!(!self.by_ref.contains_key(&name), "looked up before");
+        let index = self.nodes.insert(node);
+        self.by_ref.insert(name, index);
+        self.touch(index, now);
         index
+    }
+
+    /// Forgets a node.
+    pub(super) fn remove(&mut self, index: usize) -> Node {
+        self.unlist(index);
+        let node = self.nodes.remove(index);
+        self.by_ref.remove(&node.name);
+        self.recent.remove(&node.changed);
+        self.bytes -= node.bytes;
+        node
     }
 
     /// Nodes by their latest change, newest first.
@@ -107,69 +116,76 @@ impl State {
     }
 
     /// Puts a change of a node in place: `version` becomes its known version. Returns what it replaces.
-    pub(super) fn put(&mut self, index: usize, version: u64, entry: Stored) -> Option<Stored> {
+    pub(super) fn put(&mut self, index: usize, version: u64, entry: Stored, now: MonoNs) -> Option<Stored> {
         let node = &mut self.nodes[index];
         debug_assert!(version > node.version, "changes come in the origin's order");
+        if node.listed {
+            self.sum.remove(node.name, node.version);
+            self.sum.add(node.name, version);
+        }
         let added = cost(&entry.key, &entry.value);
-        let replaced = node.versions.insert(entry.key.clone(), version).and_then(|v| node.entries.remove(&v));
+        let replaced = node.insert(version, entry);
         let removed = replaced.as_ref().map_or(0, |old| cost(&old.key, &old.value));
-        node.entries.insert(version, entry);
-        node.version = version;
-        node.bytes = node.bytes + added - removed;
         self.bytes = self.bytes + added - removed;
-        self.touch(index);
+        self.touch(index, now);
         replaced
     }
 
-    fn touch(&mut self, index: usize) {
+    /// Drops all entries of a node up to `version`: their origin made them void.
+    pub(super) fn discard(&mut self, index: usize, version: u64) {
+        let node = &mut self.nodes[index];
+        let before = node.bytes;
+        node.discard(version);
+        self.bytes -= before - node.bytes;
+    }
+
+    /// Forgets what a node said so far: it began anew under the same id.
+    pub(super) fn reset(&mut self, index: usize, now: MonoNs) {
+        let listed = self.nodes[index].listed;
+        self.unlist(index);
+        self.discard(index, u64::MAX);
+        self.nodes[index].version = 0;
+        if listed {
+            self.list(index);
+        }
+        self.touch(index, now);
+    }
+
+    /// Keeps a node out of digests and of the sum.
+    pub(super) fn unlist(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
+        if std::mem::take(&mut node.listed) {
+            self.sum.remove(node.name, node.version);
+        }
+    }
+    /// Takes it in again.
+    pub(super) fn list(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
+        if !std::mem::replace(&mut node.listed, true) {
+            self.sum.add(node.name, node.version);
+        }
+    }
+
+    fn touch(&mut self, index: usize, now: MonoNs) {
         let node = &mut self.nodes[index];
         self.recent.remove(&node.changed);
         self.changes += 1;
         node.changed = self.changes;
+        node.changed_at = now;
         self.recent.insert(self.changes, index);
     }
 
-    /// Puts all of this node's own entries under new versions above `floor`, in their order.
-    pub(super) fn reversion_own(&mut self, floor: u64) {
+    /// Puts all of this node's own live entries under new versions above `floor`, in their order, and drops its
+    /// tombstones. Returns the version that everything up to is void.
+    pub(super) fn reversion_own(&mut self, floor: u64, now: MonoNs) -> u64 {
+        self.unlist(SELF);
         let own = &mut self.nodes[SELF];
-        let entries = std::mem::take(&mut own.entries);
-        let mut version = floor.max(own.version);
-        for entry in entries.into_values() {
-            version += 1;
-            own.versions.insert(entry.key.clone(), version);
-            own.entries.insert(version, Stored { reversioned: true, ..entry });
-        }
-        own.version = version;
-        self.touch(SELF);
-    }
-}
-
-/// What an entry takes from the budget.
-pub(super) fn cost(key: &str, value: &[u8]) -> usize {
-    key.len() + value.len() + Limits::ENTRY_OVERHEAD
-}
-
-impl Node {
-    /// Everything above `version`, by rising version.
-    pub(super) fn since(&self, version: u64) -> impl Iterator<Item = v1::Entry<'_>> {
-        use std::ops::Bound::{Excluded, Unbounded};
-        self.entries.range((Excluded(version), Unbounded)).map(|(version, entry)| entry.on_wire(*version))
-    }
-    /// Its entry under a key, tombstones included.
-    pub(super) fn get(&self, key: &str) -> Option<&Stored> {
-        Some(self.versioned(key)?.1)
-    }
-    /// Likewise, with its version.
-    pub(super) fn versioned(&self, key: &str) -> Option<(u64, &Stored)> {
-        let version = *self.versions.get(key)?;
-        Some((version, self.entries.get(&version)?))
-    }
-    /// Its entries by key, tombstones included.
-    pub(super) fn by_key(&self) -> impl Iterator<Item = (u64, &Stored)> {
-        self.versions.values().filter_map(|version| Some((*version, self.entries.get(version)?)))
-    }
-    /// Number of keys, tombstones included.
-    pub(super) fn len(&self) -> usize {
-        self.versions.len()
+        let before = own.bytes;
+        let floor = floor.max(own.version);
+        own.reversion(floor);
+        self.bytes -= before - own.bytes;
+        self.list(SELF);
+        self.touch(SELF, now);
+        floor
     }
 }

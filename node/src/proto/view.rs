@@ -5,9 +5,12 @@ use std::net::SocketAddr;
 use probe_ebpf::time::{MonoNs, Span, UtcNs};
 
 use super::core::Core;
-use super::entry::{BEACON_KEY, Stored};
-use super::state::{Node, SELF};
-use super::{Counters, NodeId};
+use super::entry::Stored;
+use super::node::Node;
+use super::peer::Protocol;
+use super::state::SELF;
+use super::{Counters, NodeId, Reachability};
+use crate::wire::BEACON_KEY;
 
 /// A node as this one knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,8 +25,39 @@ pub struct Member<'a> {
     pub entries: usize,
     /// When the last packet of its own came; `None` for this node, and before the first.
     pub heard: Option<MonoNs>,
+    /// How it is spoken to.
+    pub protocol: Protocol,
+    /// Is it there?
+    pub status: MemberStatus,
+    /// Smoothed time from a request to its answer.
+    pub round_trip: Option<Span>,
     /// When its newest known beacon was created, and the bound of that: its age shows updates that never come.
     pub beacon: Option<(UtcNs, Span)>,
+}
+
+/// Is a node there?
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MemberStatus {
+    /// Nothing speaks against it.
+    Alive,
+    /// Somebody asked it in vain.
+    Suspect,
+    /// It is held for dead.
+    Unreachable,
+    /// It said goodbye.
+    Left,
+}
+
+impl MemberStatus {
+    /// A label for reports and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Alive => "alive",
+            Self::Suspect => "suspect",
+            Self::Unreachable => "unreachable",
+            Self::Left => "left",
+        }
+    }
 }
 
 /// A live entry.
@@ -44,35 +78,48 @@ pub struct EntryView<'a> {
 impl Core {
     /// All known nodes, this one first.
     pub fn members(&self) -> impl Iterator<Item = Member<'_>> {
-        self.state.nodes.iter().map(|node| Member {
+        self.state.iter().map(|(index, node)| Member {
             id: &node.id,
             addr: node.addr,
             version: node.version,
             entries: node.by_key().filter(|(_, entry)| !entry.deleted).count(),
             heard: node.peer.heard,
+            protocol: if index == SELF { Protocol::V1 } else { node.peer.protocol },
+            status: self.status(index),
+            round_trip: self.detector.rtt(index),
             beacon: node.get(BEACON_KEY).and_then(|e| e.stamp).map(|stamp| stamp.created_utc()),
         })
     }
     /// How many nodes are known, this one included; counts none of their entries.
     pub fn member_count(&self) -> usize {
-        self.state.nodes.len()
+        self.state.len()
     }
     /// The live entries of a node, by key; none for an unknown node.
     pub fn entries(&self, node: &str) -> impl Iterator<Item = EntryView<'_>> {
-        let node = self.state.find(node).map(|index| &self.state.nodes[index]);
+        let node = self.state.find(node).map(|index| &self.state[index]);
         node.into_iter()
             .flat_map(|node| node.by_key().filter_map(|(version, entry)| view(node, version, entry)))
     }
     /// Every node's live entry under a key, this node's first.
     pub fn get(&self, key: &str) -> impl Iterator<Item = EntryView<'_>> {
-        self.state.nodes.iter().filter_map(move |node| {
+        self.state.iter().filter_map(move |(_, node)| {
             let (version, entry) = node.versioned(key)?;
             view(node, version, entry)
         })
     }
+    fn status(&self, index: usize) -> MemberStatus {
+        if self.state[index].left.is_some() {
+            return MemberStatus::Left;
+        }
+        match self.detector.reachability(index) {
+            None | Some(Reachability::Alive) => MemberStatus::Alive,
+            Some(Reachability::Suspect) => MemberStatus::Suspect,
+            Some(Reachability::Unreachable) => MemberStatus::Unreachable,
+        }
+    }
     /// This node's id.
     pub fn id(&self) -> &NodeId {
-        &self.state.nodes[SELF].id
+        &self.state[SELF].id
     }
     /// Totals since start.
     pub fn counters(&self) -> &Counters {

@@ -13,6 +13,16 @@ pub use error::WireError;
 pub const ID_MAX: usize = 255;
 /// Longest key in bytes.
 pub const KEY_MAX: usize = 255;
+/// Prefix of the protocol's own keys, which applications cannot write.
+pub const INTERNAL_PREFIX: &str = "_internal:";
+/// Key by which a node says the newest protocol version it speaks.
+pub const PROTO_KEY: &str = "_internal:proto";
+/// Key that every node rewrites now and then, so that an idle cluster gives propagation samples too.
+pub const BEACON_KEY: &str = "_internal:beacon";
+/// Key by which a node says that it leaves (Piko's).
+pub const LEFT_KEY: &str = "_internal:left";
+/// Key by which a node says that all its entries up to the version in its value are void (Piko's).
+pub const COMPACT_KEY: &str = "_internal:compact";
 /// Longest datagram: what IPv4 and UDP headers leave of 65,535 bytes (RFC 768, RFC 791).
 pub const PACKET_MAX: usize = 65_507;
 

@@ -114,6 +114,11 @@ impl<'a> Reader<'a> {
         next
     }
 
+    /// Is an integer of the shortest form next?
+    pub(crate) fn at_integer(&self) -> bool {
+        self.rest.first().is_some_and(|marker| *marker < 0x80)
+    }
+
     /// What has been read of this reader's bytes by `later`, which began as a copy of it.
     pub(crate) fn until(&self, later: &Self) -> Self {
         Self { rest: &self.rest[..self.rest.len().saturating_sub(later.rest.len())] }
@@ -245,6 +250,11 @@ pub(crate) fn put_int(out: &mut Vec<u8>, n: i64) {
 /// A number with sign that always takes nine bytes, so that it can be overwritten in place.
 pub(crate) fn put_int64(out: &mut Vec<u8>, n: i64) {
     out.push(INT64);
+    out.extend_from_slice(&n.to_be_bytes());
+}
+/// A number that always takes nine bytes: sums and ids are spread over all 64 bits anyway.
+pub(crate) fn put_u64(out: &mut Vec<u8>, n: u64) {
+    out.push(0xcf);
     out.extend_from_slice(&n.to_be_bytes());
 }
 /// True or false.

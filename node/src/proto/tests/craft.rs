@@ -4,23 +4,54 @@ use probe_ebpf::parse::PacketId;
 
 use super::net::{Net, address};
 use crate::proto::{Outbox, Received, Rejected};
-use crate::wire::v1::{self, Body, DeltaWriter, DigestEntry, DigestWriter, Entry, NodeHead, Sender};
+use crate::wire::v1::{self, Entry, Listed, NodeHead, NodeRef, PacketWriter, Sender, StateSum, Step};
 
-fn sender(host: usize, id: &str) -> Sender<'_> {
-    Sender { node_id: id, addr: address(host) }
-}
+/// Host 0 sent something, and this answers it: its incarnation is known.
+const ANSWERS: Option<PacketId> = Some(PacketId { incarnation: 1, counter: 0 });
+
 /// A delta from `from` about one node with these entries.
 pub(super) fn delta(from: &str, head: &NodeHead<'_>, entries: &[Entry<'_>]) -> Vec<u8> {
+    delta_by(from, ANSWERS, head, entries)
+}
+pub(super) fn delta_by(
+    from: &str,
+    answers: Option<PacketId>,
+    head: &NodeHead<'_>,
+    entries: &[Entry<'_>],
+) -> Vec<u8> {
     let mut out = Vec::new();
-    let mut w = DeltaWriter::new(&mut out, 60_000, PacketId::default(), &sender(1, from));
-    assert_eq!(w.node(head, entries.iter().copied()).entries, entries.len());
+    let sender = Sender { node_id: from, answers };
+    let mut w = PacketWriter::delta(&mut out, 60_000, PacketId::default(), &sender, false);
+    assert_eq!(w.node(head, entries.iter().copied(), 0).entries, entries.len());
     w.finish();
     out
 }
-pub(super) fn digest(from: &str, request: bool, entries: &[DigestEntry<'_>]) -> Vec<u8> {
+/// A digest of someone who knows, apart from these nodes and versions, what host 0 knows.
+pub(super) fn digest(net: &Net, from: &str, step: Step, nodes: &[(&str, u64)]) -> Vec<u8> {
+    let state = &net.hosts[0].core.state;
+    let mut sum = state.sum();
+    for (id, version) in nodes {
+        let name = NodeRef::of(id);
+        if let Some(known) = state.find(id) {
+            sum.remove(name, state[known].version);
+        }
+        if *version > 0 {
+            sum.add(name, *version);
+        }
+    }
+    digest_by(from, ANSWERS, step, sum, nodes)
+}
+pub(super) fn digest_by(
+    from: &str,
+    answers: Option<PacketId>,
+    step: Step,
+    sum: StateSum,
+    nodes: &[(&str, u64)],
+) -> Vec<u8> {
     let mut out = Vec::new();
-    let mut w = DigestWriter::new(&mut out, 60_000, PacketId::default(), &sender(1, from), request);
-    assert!(entries.iter().all(|e| w.push(e)));
+    let sender = Sender { node_id: from, answers };
+    let mut w = PacketWriter::digest(&mut out, 60_000, PacketId::default(), &sender, step, sum, &[]);
+    assert!(nodes.iter().all(|(id, version)| w.list(Listed { node: NodeRef::of(id), version: *version })));
     w.finish();
     out
 }
@@ -30,23 +61,22 @@ pub(super) fn head(id: &str, from_version: u64, known_version: u64) -> NodeHead<
 pub(super) fn entry(key: &str, version: u64) -> Entry<'_> {
     Entry { key, value: b"v", version, internal: false, deleted: false, reversioned: false, stamp: None }
 }
-pub(super) fn listed(id: &str, version: u64) -> DigestEntry<'_> {
-    DigestEntry { id, addr: address(1), version, left: false }
-}
 
 /// Hands host 0 a datagram; its answers stay in the outbox.
 pub(super) fn hand(net: &mut Net, bytes: &[u8]) -> (Result<(), Rejected>, Outbox) {
+    hand_from(net, 9, bytes)
+}
+pub(super) fn hand_from(net: &mut Net, from: usize, bytes: &[u8]) -> (Result<(), Rejected>, Outbox) {
     let mut out = Outbox::default();
     let (now, host) = (net.now, &mut net.hosts[0]);
     let received =
-        Received { from: address(9), bytes, now, received: Some(now), kernel: None, clock: &host.clock };
+        Received { from: address(from), bytes, now, received: Some(now), kernel: None, clock: &host.clock };
     let result = host.core.handle_datagram(received, &mut out);
     (result, out)
 }
 
-/// Nodes and versions in the last packet of an outbox, a digest.
-pub(super) fn last_digest(out: &Outbox) -> Vec<(String, u64)> {
-    let packet = v1::decode(out.bytes(out.transmits().last().unwrap())).unwrap();
-    let Body::Digest(digest) = packet.body else { panic!("a digest") };
-    digest.entries().map(|e| (e.id.to_owned(), e.version)).collect()
+/// Nodes and versions in the last packet of an outbox that has a digest.
+pub(super) fn last_digest(out: &Outbox) -> Vec<(NodeRef, u64)> {
+    let digest = out.transmits().iter().rev().find_map(|t| v1::decode(out.bytes(t)).unwrap().digest);
+    digest.expect("a digest").listed().map(|l| (l.node, l.version)).collect()
 }

@@ -3,13 +3,24 @@
 use probe_ebpf::time::Span;
 use proptest::prelude::*;
 
-use super::craft::{delta, digest, entry, hand, head, last_digest, listed};
+use super::craft::{delta, digest, digest_by, entry, hand, hand_from, head, last_digest};
 use super::net::{Faults, Net, address, id};
-use crate::proto::{Limits, Rejected};
+use crate::proto::{Limits, Outbox, Rejected};
 use crate::wire::WireError;
-use crate::wire::v1::Entry;
+use crate::wire::v1::{self, Entry, NodeRef, StateSum, Step};
+use probe_ebpf::parse::PacketId;
 
 const MINUTE: Span = Span::from_secs(60);
+
+fn hand_digest(
+    net: &mut Net,
+    from: &str,
+    step: Step,
+    nodes: &[(&str, u64)],
+) -> (Result<(), Rejected>, Outbox) {
+    let bytes = digest(net, from, step, nodes);
+    hand(net, &bytes)
+}
 
 /// Everything that must not change.
 fn fingerprint(net: &Net) -> String {
@@ -85,7 +96,7 @@ fn nobody_else_writes_this_nodes_state() {
     let before = fingerprint(&net);
     hand(&mut net, &delta("a", &head("node-0", 0, 900), &[entry("k", 900)])).0.unwrap();
     assert_eq!((net.hosts[0].core.counters().about_self, fingerprint(&net)), (1, before.clone()));
-    let (result, out) = hand(&mut net, &digest("node-0", true, &[]));
+    let (result, out) = hand_digest(&mut net, "node-0", Step::Request, &[]);
     assert_eq!(result, Err(Rejected::OwnId));
     assert_eq!(
         (result.unwrap_err().reason(), out.transmits().len(), fingerprint(&net)),
@@ -96,49 +107,51 @@ fn nobody_else_writes_this_nodes_state() {
 #[test]
 fn answers_go_to_the_source_and_not_to_the_address_inside() {
     let mut net = Net::new(1, 1, Faults::NONE);
-    let (_, out) = hand(&mut net, &digest("a", true, &[listed("a", 7)]));
-    assert_eq!(out.transmits().len(), 2);
-    assert!(
-        out.transmits().iter().all(|t| t.to == address(9) && t.destination.is_none() && t.id.counter == 0)
-    );
-}
-
-#[test]
-fn nothing_is_pushed_that_was_not_asked_for() {
-    let mut net = Net::new(1, 1, Faults::NONE);
-    let (_, out) = hand(&mut net, &digest("a", false, &[]));
-    // Only "I am here": whoever lists no node is told of none.
+    let (_, out) = hand_digest(&mut net, "a", Step::Request, &[("a", 7)]);
     assert_eq!(out.transmits().len(), 1);
-    assert_eq!(net.hosts[0].core.counters().delta_entries_sent, 0);
+    let answer = &out.transmits()[0];
+    assert!(answer.to == address(9) && answer.destination.is_none() && answer.id.counter == 0);
 }
 
 #[test]
-fn a_digest_that_shows_news_is_answered_with_a_question_that_asks_for_just_that() {
+fn an_answer_lists_just_what_is_asked_for_when_the_rest_is_equal() {
     let mut net = Net::new(1, 1, Faults::NONE);
     hand(&mut net, &delta("a", &head("b", 0, 4), &[entry("k", 4)])).0.unwrap();
-    let before = net.hosts[0].core.counters().digest_entries_sent;
-    let (_, out) =
-        hand(&mut net, &digest("a", false, &[listed("b", 4), listed("c", 1), listed("node-0", 2)]));
-    assert_eq!(out.transmits().len(), 2);
-    assert_eq!(net.hosts[0].core.counters().digest_entries_sent - before, 1, "c and nobody else");
-    let (_, out) = hand(&mut net, &digest("a", false, &[listed("b", 4)]));
-    assert_eq!(out.transmits().len(), 1, "nothing new: no question");
+    let (_, out) = hand_digest(&mut net, "a", Step::Request, &[("b", 4), ("c", 1)]);
+    assert_eq!(last_digest(&out), [(NodeRef::of("c"), 0)]);
+    // Nothing new: nothing listed. Both know the same, and say so in two small packets.
+    let (_, out) = hand_digest(&mut net, "a", Step::Request, &[]);
+    assert_eq!((out.transmits().len(), last_digest(&out).len()), (1, 0));
+    assert!(out.bytes(&out.transmits()[0]).len() < 110);
+    // An offer of nothing new is not answered at all.
+    let (_, out) = hand_digest(&mut net, "a", Step::Offer, &[("b", 4)]);
+    assert!(out.transmits().is_empty());
+    let (_, out) = hand_digest(&mut net, "a", Step::Offer, &[("b", 5)]);
+    assert_eq!(last_digest(&out), [(NodeRef::of("b"), 4)]);
+    // A pull is answered by what it asks for.
+    let (_, out) = hand_digest(&mut net, "a", Step::Pull, &[("b", 0), ("d", 9)]);
+    let packet = v1::decode(out.bytes(&out.transmits()[0])).unwrap();
+    let nodes: Vec<_> = packet.delta.unwrap().nodes().map(|n| n.head.id).collect();
+    assert_eq!((nodes, packet.digest.is_none()), (vec!["b"], true));
 }
 
 #[test]
 fn a_node_that_shows_itself_older_than_it_is_known_is_told() {
     let mut net = Net::new(1, 1, Faults::NONE);
-    hand(&mut net, &delta("b", &head("b", 0, 90), &[entry("k", 90)])).0.unwrap();
-    for request in [true, false] {
-        let (_, out) = hand(&mut net, &digest("b", request, &[listed("b", 2)]));
-        assert!(last_digest(&out).contains(&("b".into(), 90)));
+    let mut about_itself = delta("b", &head("b", 0, 90), &[entry("k", 90)]);
+    hand_from(&mut net, 1, &about_itself).0.unwrap();
+    about_itself.clear();
+    for step in [Step::Request, Step::Offer] {
+        let shown = digest(&net, "b", step, &[("b", 2)]);
+        let (_, out) = hand_from(&mut net, 1, &shown);
+        assert!(last_digest(&out).contains(&(NodeRef::of("b"), 90)));
     }
-    let (_, out) = hand(&mut net, &digest("a", false, &[listed("b", 2)]));
-    assert_eq!(out.transmits().len(), 1, "others that know less of it get a delta, not a digest");
+    let (_, out) = hand_digest(&mut net, "a", Step::Pull, &[("b", 2)]);
+    assert!(v1::decode(out.bytes(&out.transmits()[0])).unwrap().digest.is_none(), "others get the news");
 }
 
 #[test]
-fn a_full_digest_lists_this_node_the_asked_for_and_the_lately_changed_first() {
+fn when_the_rest_differs_the_lately_changed_are_listed_first_and_then_any() {
     let mut net = Net::new(1, 1, Faults::NONE);
     let names: Vec<String> = (0..300).map(|n| format!("n{n}")).collect();
     for name in &names {
@@ -149,15 +162,24 @@ fn a_full_digest_lists_this_node_the_asked_for_and_the_lately_changed_first() {
     }
     let mut others = std::collections::BTreeSet::new();
     for _ in 0..40 {
-        let (_, out) = hand(&mut net, &digest("n9", true, &[listed("n100", 9), listed("new", 3)]));
+        let other_sum = StateSum::from_u64(77);
+        let nodes = [("n100", 9), ("new", 3)];
+        let request =
+            digest_by("n9", Some(PacketId { incarnation: 1, counter: 0 }), Step::Request, other_sum, &nodes);
+        let (_, out) = hand(&mut net, &request);
         assert!(out.transmits().iter().all(|t| out.bytes(t).len() <= 1400));
         let listed = last_digest(&out);
-        let first: Vec<_> = listed.iter().take(6).map(|(id, version)| (id.as_str(), *version)).collect();
-        assert_eq!(first, [("node-0", 2), ("n100", 4), ("new", 0), ("n9", 4), ("n200", 5), ("n7", 5)]);
-        let distinct: std::collections::BTreeSet<_> = listed.iter().map(|(id, _)| id).collect();
+        assert_eq!(
+            listed[..4],
+            [("n100", 4), ("new", 0), ("n200", 5), ("n7", 5)].map(|(id, v)| (NodeRef::of(id), v))
+        );
+        let distinct: std::collections::BTreeSet<_> = listed.iter().map(|(node, _)| node).collect();
         assert_eq!(distinct.len(), listed.len(), "nobody twice");
         assert!(listed.len() > 30);
-        others.extend(listed.into_iter().skip(6).map(|(id, _)| id));
+        let answer =
+            digest_by("n9", Some(PacketId { incarnation: 1, counter: 0 }), Step::Answer, other_sum, &nodes);
+        let (_, out) = hand(&mut net, &answer);
+        others.extend(last_digest(&out));
     }
     assert!(others.len() > 200, "the rest takes turns: {} of 300", others.len());
 }
@@ -169,10 +191,10 @@ fn unbelievable_versions_are_counted_and_left_alone() {
     let jumps = |net: &Net| net.hosts[0].core.counters().version_jump;
     hand(&mut net, &delta("a", &head("b", 0, u64::MAX), &[entry("k", u64::MAX)])).0.unwrap();
     assert_eq!(jumps(&net), 1);
-    hand(&mut net, &digest("a", false, &[listed("node-0", u64::MAX)])).0.unwrap();
+    hand_digest(&mut net, "a", Step::Offer, &[("node-0", u64::MAX)]).0.unwrap();
     assert_eq!(jumps(&net), 2);
-    let (_, out) = hand(&mut net, &digest("a", false, &[listed("b", u64::MAX)]));
-    assert_eq!((jumps(&net), out.transmits().len()), (3, 1));
+    let (_, out) = hand_digest(&mut net, "a", Step::Offer, &[("b", u64::MAX)]);
+    assert_eq!((jumps(&net), out.transmits().len()), (3, 0));
     assert_eq!(fingerprint(&net), before);
 }
 
@@ -180,7 +202,7 @@ fn unbelievable_versions_are_counted_and_left_alone() {
 fn a_forged_restart_cannot_make_this_node_rewrite_itself_all_the_time() {
     let mut net = Net::new(1, 1, Faults::NONE);
     for version in (10..10_000).step_by(10) {
-        hand(&mut net, &digest("a", false, &[listed("node-0", version)])).0.unwrap();
+        hand_digest(&mut net, "a", Step::Offer, &[("node-0", version)]).0.unwrap();
     }
     assert_eq!(net.hosts[0].core.counters().restarts_found, 1);
 }
@@ -229,7 +251,7 @@ fn all_nodes_together_stay_within_their_limit() {
 fn packet_ids_of_strangers_are_not_remembered() {
     let mut net = Net::new(1, 1, Faults::NONE);
     for stranger in 0..1000 {
-        let (result, out) = hand(&mut net, &digest(&format!("s{stranger}"), true, &[]));
+        let (result, out) = hand_digest(&mut net, &format!("s{stranger}"), Step::Request, &[]);
         assert!(result.is_ok() && out.packet.is_none());
     }
     assert_eq!(net.hosts[0].core.members().count(), 1);
@@ -253,7 +275,7 @@ fn a_copy_is_not_handled_twice() {
 #[test]
 fn a_datagram_of_the_wrong_version_is_refused_by_name() {
     let mut net = Net::new(1, 1, Faults::NONE);
-    let (result, _) = hand(&mut net, &[1, 0, 0x83]);
-    assert_eq!(result, Err(Rejected::Wire(WireError::WrongVersion(0))));
-    assert_eq!(hand(&mut net, &[0; 65_508]).0.unwrap_err().reason(), "too_large");
+    let (result, _) = hand(&mut net, &[1, 2, 0x83]);
+    assert_eq!(result, Err(Rejected::Wire(WireError::WrongVersion(2))));
+    assert_eq!(hand(&mut net, &[1; 65_508]).0.unwrap_err().reason(), "too_large");
 }

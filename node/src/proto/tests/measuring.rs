@@ -4,7 +4,8 @@ use probe_ebpf::time::{Bounded, Span};
 
 use super::craft::{delta, entry, hand, head};
 use super::net::{Faults, KERNEL, Net, address, clock, id};
-use crate::proto::{BEACON_KEY, EntryArrival, EntryKind, NotSample, Propagation};
+use crate::proto::{EntryArrival, EntryKind, NotSample, Propagation};
+use crate::wire::BEACON_KEY;
 use crate::wire::v1::{Entry, EntryStamp};
 
 const MINUTE: Span = Span::from_secs(60);
@@ -196,7 +197,8 @@ fn losses_and_copies_are_counted_from_packet_ids() {
 
 #[test]
 fn packets_say_when_they_were_sent_and_how_long_they_took() {
-    let net = chain(5);
+    let mut net = chain(5);
+    net.run(Span::from_secs(5));
     let packets: Vec<_> = net.hosts[1].packets.iter().filter(|p| p.from == id(0)).collect();
     assert!(packets.len() > 20);
     for packet in &packets {

@@ -2,4 +2,6 @@ mod convergence;
 mod craft;
 mod hostile;
 mod measuring;
+mod mixed;
 mod net;
+mod traps;

@@ -10,7 +10,10 @@ use probe_user::clock::{ClockOffset, ClockSource, ClockState, ClockView, Mapping
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
-use crate::proto::{Config, Core, EntryArrival, NodeId, Outbox, PacketArrival, Received, Rejected};
+use crate::proto::{
+    Config, Core, EntryArrival, Event, NodeId, Outbox, PacketArrival, Protocol, Received, Rejected,
+    StreamKind,
+};
 use crate::wire::v1;
 
 /// What the network does to packets.
@@ -36,12 +39,23 @@ pub(super) struct Host {
     pub(super) entries: Vec<EntryArrival>,
     pub(super) packets: Vec<PacketArrival>,
     pub(super) rejected: Vec<Rejected>,
+    pub(super) events: Vec<Event>,
 }
 
 struct Flying {
     from: SocketAddr,
     to: SocketAddr,
+    what: What,
     bytes: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    Datagram,
+    /// A message over TCP that wants an answer...
+    Request(StreamKind),
+    /// ...and that.
+    JoinResponse,
 }
 
 pub(super) struct Net {
@@ -57,6 +71,9 @@ pub(super) struct Net {
     pub(super) sent: Vec<(usize, SocketAddr, Vec<u8>)>,
     pub(super) lost: u64,
     pub(super) copied: u64,
+    /// Requests over TCP: sender, destination, what.
+    pub(super) streams: Vec<(usize, SocketAddr, StreamKind)>,
+    runs: u32,
     rng: StdRng,
 }
 
@@ -99,6 +116,8 @@ impl Net {
             sent: Vec::new(),
             lost: 0,
             copied: 0,
+            streams: Vec::new(),
+            runs: 0,
             rng: StdRng::seed_from_u64(seed),
         }
     }
@@ -112,10 +131,12 @@ impl Net {
     }
     /// What a host is started with.
     pub(super) fn config(&mut self, host: usize) -> Config {
+        self.runs += 1;
         Config {
             seeds: vec![address(0)],
             seed: self.rng.random(),
-            incarnation: self.rng.random(),
+            // Whoever makes packets by hand knows the first one's.
+            incarnation: self.runs,
             ..Config::new(id(host), address(host))
         }
     }
@@ -134,13 +155,22 @@ impl Net {
             entries: Vec::new(),
             packets: Vec::new(),
             rejected: Vec::new(),
+            events: Vec::new(),
         };
         if host == self.hosts.len() { self.hosts.push(new) } else { self.hosts[host] = new }
     }
 
     pub(super) fn set(&mut self, host: usize, key: &str, value: &[u8]) -> u64 {
         let Host { core, clock, .. } = &mut self.hosts[host];
-        core.set(key, value, self.now, clock).unwrap()
+        core.set(key, value, None, self.now, clock).unwrap()
+    }
+    /// A host says goodbye and is gone.
+    pub(super) fn leave(&mut self, host: usize) {
+        let mut out = Outbox::default();
+        let Host { core, clock, .. } = &mut self.hosts[host];
+        core.leave(self.now, clock, &mut out);
+        self.settle(host, self.now, out);
+        self.hosts[host].up = false;
     }
     /// What `host` holds of `of`'s keys that are not internal.
     pub(super) fn held(&self, host: usize, of: usize) -> BTreeMap<String, Vec<u8>> {
@@ -190,7 +220,7 @@ impl Net {
                 if *up && core.next_wakeup() <= self.now {
                     let mut out = Outbox::default();
                     core.tick(self.now, clock, &mut out);
-                    self.send(host, self.now, out);
+                    self.settle(host, self.now, out);
                 }
             }
         }
@@ -207,6 +237,36 @@ impl Net {
         let Some(host) = self.host_at(flying.to).filter(|host| self.hosts[*host].up) else { return };
         let target = &mut self.hosts[host];
         let mut out = Outbox::default();
+        match flying.what {
+            What::Datagram => (),
+            What::Request(_) => {
+                let mut response = Vec::new();
+                let result = target.core.handle_stream(
+                    &flying.bytes,
+                    flying.from,
+                    at,
+                    &target.clock,
+                    &mut response,
+                    &mut out,
+                );
+                match result {
+                    Ok(()) if flying.what == What::Request(StreamKind::Join) => {
+                        self.fly_as(What::JoinResponse, flying.to, flying.from, at, &response);
+                    }
+                    Ok(()) => (),
+                    Err(reason) => target.rejected.push(reason),
+                }
+                return self.settle(host, at, out);
+            }
+            What::JoinResponse => {
+                if let Err(reason) =
+                    target.core.handle_join_response(&flying.bytes, flying.from, at, &target.clock, &mut out)
+                {
+                    target.rejected.push(reason);
+                }
+                return self.settle(host, at, out);
+            }
+        }
         let received = Received {
             from: flying.from,
             bytes: &flying.bytes,
@@ -218,14 +278,37 @@ impl Net {
         if let Err(reason) = target.core.handle_datagram(received, &mut out) {
             target.rejected.push(reason);
         }
+        self.settle(host, at + KERNEL + KERNEL, out);
+    }
+
+    /// Keeps what a host found, and sends what it wants sent.
+    fn settle(&mut self, host: usize, at: MonoNs, mut out: Outbox) {
+        let target = &mut self.hosts[host];
         target.entries.append(&mut out.entries);
+        target.events.append(&mut out.events);
         target.packets.extend(out.packet.take());
-        self.send(host, at + KERNEL + KERNEL, out);
+        for (to, kind) in std::mem::take(&mut out.streams) {
+            let mut bytes = Vec::new();
+            let core = &mut self.hosts[host].core;
+            match kind {
+                StreamKind::Join => core.join_request(&mut bytes),
+                StreamKind::Leave => core.leave_request(&mut bytes),
+            }
+            self.streams.push((host, to, kind));
+            self.fly_as(What::Request(kind), address(host), to, at, &bytes);
+        }
+        self.send(host, at, out);
     }
 
     /// Sends what a host left in its outbox, all of it `at` the same time.
     fn send(&mut self, host: usize, at: MonoNs, mut out: Outbox) {
         for (transmit, packet) in out.packets_mut() {
+            if transmit.protocol == Protocol::V0 {
+                let (to, bytes) = (transmit.to, packet.to_vec());
+                self.sent.push((host, to, bytes.clone()));
+                self.fly(address(host), to, at, &bytes);
+                continue;
+            }
             assert_eq!(
                 PacketId::from_u64(u64::from_be_bytes(packet[4..12].try_into().unwrap())),
                 transmit.id
@@ -247,13 +330,19 @@ impl Net {
 
     /// Puts a datagram on its way.
     fn fly(&mut self, from: SocketAddr, to: SocketAddr, at: MonoNs, bytes: &[u8]) {
+        self.fly_as(What::Datagram, from, to, at, bytes);
+    }
+
+    /// Puts anything on its way; TCP repeats what is lost, so that only a cut path stops it.
+    fn fly_as(&mut self, what: What, from: SocketAddr, to: SocketAddr, at: MonoNs, bytes: &[u8]) {
         let path = (self.host_at(from).unwrap_or(usize::MAX), self.host_at(to).unwrap_or(usize::MAX));
         let fixed = self.paths.get(&path);
-        if fixed == Some(&None) || self.rng.random_bool(self.faults.loss) {
-            self.lost += 1;
+        let datagram = what == What::Datagram;
+        if fixed == Some(&None) || (datagram && self.rng.random_bool(self.faults.loss)) {
+            self.lost += u64::from(datagram);
             return;
         }
-        let copies = 1 + u64::from(self.rng.random_bool(self.faults.copies));
+        let copies = 1 + u64::from(datagram && self.rng.random_bool(self.faults.copies));
         self.copied += copies - 1;
         for _ in 0..copies {
             let (least, most) = self.faults.delay_us;
@@ -264,7 +353,7 @@ impl Net {
             while self.flying.contains_key(&key) {
                 key.1 += 1;
             }
-            self.flying.insert(key, Flying { from, to, bytes: bytes.to_vec() });
+            self.flying.insert(key, Flying { from, to, what, bytes: bytes.to_vec() });
         }
     }
 }

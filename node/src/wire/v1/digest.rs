@@ -1,121 +1,195 @@
 //! Which versions a node knows.
 
-use std::net::SocketAddr;
-
-use probe_ebpf::parse::PacketId;
-
-use super::header::{Sender, put_addr, read_addr, read_id};
-use super::{Kind, start};
+use super::node_ref::{NodeRef, StateSum};
 use crate::wire::WireError;
-use crate::wire::msgpack::{Reader, patch_len16, put_array, put_array16, put_bool, put_str, put_uint};
+use crate::wire::msgpack::{Reader, put_array, put_bytes, put_u64, put_uint};
+
+/// What a digest is for: its place in an exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Step {
+    /// Begins an exchange; to be answered.
+    Request = 0,
+    /// Answers a request: what is newer here than listed there is in the delta that carries it, what is older here
+    /// is listed, and if that does not explain the difference, more.
+    Answer = 1,
+    /// Asks for what is listed, and wants nothing else.
+    Pull = 2,
+    /// Says what changed lately: whoever knows less asks for it.
+    Offer = 3,
+}
+
+impl Step {
+    const ALL: [Self; 4] = [Self::Request, Self::Answer, Self::Pull, Self::Offer];
+}
 
 /// A digest as received.
 #[derive(Clone, Copy, Debug)]
 pub struct Digest<'a> {
-    /// Does the sender want a digest in return?
-    pub request: bool,
-    /// At the first entry.
-    entries: Reader<'a>,
-    len: usize,
+    /// Its place in an exchange.
+    pub step: Step,
+    /// Over all nodes that the sender knows.
+    pub sum: StateSum,
+    suspects: &'a [u8],
+    listed: &'a [u8],
 }
 
-/// One node in a digest.
+/// A node in a digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DigestEntry<'a> {
+pub struct Listed {
     /// The node.
-    pub id: &'a str,
-    /// Its address.
-    pub addr: SocketAddr,
-    /// The newest of its versions that the sender knows.
+    pub node: NodeRef,
+    /// The newest of its versions that the sender knows; 0 for an unknown one that it asks for.
     pub version: u64,
-    /// It has left the cluster.
-    pub left: bool,
 }
 
-impl<'a> DigestEntry<'a> {
-    fn read(r: &mut Reader<'a>) -> Result<Self, WireError> {
-        let unknown = r.structure(4)?;
-        let entry = Self { id: read_id(r)?, addr: read_addr(r)?, version: r.uint()?, left: r.bool()? };
-        r.skip(unknown)?;
-        Ok(entry)
+/// A node that is suspected to be dead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Suspect {
+    /// The node.
+    pub node: NodeRef,
+    /// The newest of its versions that the accuser knows: a newer one clears it.
+    pub version: u64,
+    /// Who asked it in vain.
+    pub by: NodeRef,
+}
+
+/// Reads `(node, number)` pairs: 6 bytes, then a number in 7-bit groups, least first (LEB128).
+#[derive(Clone, Debug)]
+struct Pairs<'a>(&'a [u8]);
+
+impl Pairs<'_> {
+    fn read(&mut self) -> Result<Option<(NodeRef, u64)>, WireError> {
+        if self.0.is_empty() {
+            return Ok(None);
+        }
+        let (node, mut rest) = self.0.split_first_chunk().ok_or(WireError::Truncated)?;
+        let mut number = 0;
+        for shift in (0..64).step_by(7) {
+            let (&byte, tail) = rest.split_first().ok_or(WireError::Truncated)?;
+            rest = tail;
+            let bits = u64::from(byte & 0x7f);
+            if bits << shift >> shift != bits {
+                return Err(WireError::TooLarge("a version beyond 64 bits"));
+            }
+            number |= bits << shift;
+            if byte & 0x80 == 0 {
+                self.0 = rest;
+                return Ok(Some((NodeRef::from_bytes(*node), number)));
+            }
+        }
+        Err(WireError::TooLarge("a version beyond 64 bits"))
     }
+
+    /// A pair with the accuser's name behind it.
+    fn next_suspect(&mut self) -> Result<Option<Suspect>, WireError> {
+        let Some((node, version)) = self.read()? else { return Ok(None) };
+        let (by, rest) = self.0.split_first_chunk().ok_or(WireError::Truncated)?;
+        self.0 = rest;
+        Ok(Some(Suspect { node, version, by: NodeRef::from_bytes(*by) }))
+    }
+}
+
+impl Iterator for Pairs<'_> {
+    type Item = (NodeRef, u64);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        // All were read once already, so none is an error.
+        self.read().ok().flatten()
+    }
+}
+
+fn put_pair(out: &mut Vec<u8>, node: NodeRef, mut number: u64) {
+    out.extend_from_slice(&node.to_bytes());
+    while number > 0x7f {
+        out.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
 }
 
 impl<'a> Digest<'a> {
     pub(super) fn read(r: &mut Reader<'a>) -> Result<Self, WireError> {
-        let request = r.bool()?;
-        let len = r.array()?;
-        let entries = *r;
-        for _ in 0..len {
-            DigestEntry::read(r)?;
-        }
-        Ok(Self { request, entries, len })
+        let unknown = r.structure(4)?;
+        let step = r.uint()?;
+        let step = (Step::ALL.into_iter().find(|s| *s as u64 == step))
+            .ok_or(WireError::Malformed("an unknown step of an exchange"))?;
+        let sum = StateSum::from_u64(r.uint()?);
+        let (suspects, listed) = (r.bytes()?, r.bytes()?);
+        r.skip(unknown)?;
+        let (mut checked, mut accused) = (Pairs(listed), Pairs(suspects));
+        while checked.read()?.is_some() {}
+        while accused.next_suspect()?.is_some() {}
+        Ok(Self { step, sum, suspects, listed })
     }
-    /// Number of nodes in it.
-    pub const fn len(&self) -> usize {
-        self.len
+    /// Its nodes, in the order sent.
+    pub fn listed(&self) -> impl Iterator<Item = Listed> + Clone + use<'a> {
+        Pairs(self.listed).map(|(node, version)| Listed { node, version })
+    }
+    /// Who may be dead.
+    pub fn suspects(&self) -> impl Iterator<Item = Suspect> + use<'a> {
+        let mut pairs = Pairs(self.suspects);
+        std::iter::from_fn(move || pairs.next_suspect().ok().flatten())
     }
     /// Lists it no node?
     pub const fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-    /// Its nodes, in the order sent.
-    pub fn entries(&self) -> impl Iterator<Item = DigestEntry<'a>> + use<'a> {
-        let mut r = self.entries;
-        // All were read once already, so none is an error.
-        (0..self.len).map_while(move |_| DigestEntry::read(&mut r).ok())
+        self.listed.is_empty()
     }
 }
 
-/// Writes a digest packet at the end of a buffer.
+/// Bytes of a digest that lists nobody, at most, apart from suspects.
+pub(super) const EMPTY_MAX: usize = 1 + 1 + 9 + 3 + 3;
+/// Bytes of one pair, at most.
+const PAIR_MAX: usize = NodeRef::LEN + 10;
+
+/// Appends a digest to a packet: nodes are added one by one as far as there is room.
 #[derive(Debug)]
-pub struct DigestWriter<'b> {
-    out: &'b mut Vec<u8>,
-    packet_start: usize,
-    max_packet: usize,
-    count_at: usize,
-    count: u16,
+pub(super) struct DigestPart {
+    listed_at: usize,
+    pub(super) count: u16,
 }
 
-impl<'b> DigestWriter<'b> {
-    /// Starts a packet of at most `max_packet` bytes at the end of `out`.
-    pub fn new(
-        out: &'b mut Vec<u8>,
-        max_packet: usize,
-        id: PacketId,
-        sender: &Sender<'_>,
-        request: bool,
+impl DigestPart {
+    /// Starts it, with as many of the suspects as fit `suspect_room` bytes: the rest goes with another packet.
+    pub(super) fn begin(
+        out: &mut Vec<u8>,
+        step: Step,
+        sum: StateSum,
+        suspects: &[Suspect],
+        suspect_room: usize,
     ) -> Self {
-        let packet_start = out.len();
-        start(out, Kind::Digest, 3, id, sender);
-        put_bool(out, request);
-        let count_at = out.len();
-        put_array16(out);
-        Self { out, packet_start, max_packet, count_at, count: 0 }
+        put_array(out, 4);
+        put_uint(out, step as u64);
+        put_u64(out, sum.to_u64());
+        let at = out.len();
+        put_bytes(out, &[]);
+        for suspect in suspects {
+            if out.len() - at - 2 + PAIR_MAX + NodeRef::LEN > suspect_room.min(0xff) {
+                break;
+            }
+            put_pair(out, suspect.node, suspect.version);
+            out.extend_from_slice(&suspect.by.to_bytes());
+        }
+        out[at + 1] = (out.len() - at - 2) as u8;
+        let listed_at = out.len();
+        out.extend_from_slice(&[0xc5, 0, 0]);
+        Self { listed_at, count: 0 }
     }
-    /// Adds a node; `false`, and nothing added, when it does not fit.
-    pub fn push(&mut self, entry: &DigestEntry<'_>) -> bool {
-        let before = self.out.len();
-        put_array(self.out, 4);
-        put_str(self.out, entry.id);
-        put_addr(self.out, entry.addr);
-        put_uint(self.out, entry.version);
-        put_bool(self.out, entry.left);
-        let fits = self.out.len() - self.packet_start <= self.max_packet && self.count < u16::MAX;
+    /// Adds a node; `false`, and nothing added, when `out` would be longer than `end`.
+    pub(super) fn push(&mut self, out: &mut Vec<u8>, listed: Listed, end: usize) -> bool {
+        let before = out.len();
+        put_pair(out, listed.node, listed.version);
+        let fits = out.len() <= end && out.len() - self.listed_at - 3 <= 0xffff;
         if fits {
             self.count += 1
         } else {
-            self.out.truncate(before)
+            out.truncate(before)
         }
         fits
     }
-    /// Bytes so far.
-    pub fn size(&self) -> usize {
-        self.out.len() - self.packet_start
-    }
-    /// Completes the packet; returns the number of nodes in it.
-    pub fn finish(self) -> u16 {
-        patch_len16(self.out, self.count_at, self.count);
-        self.count
+    /// Completes it.
+    pub(super) fn finish(&self, out: &mut [u8]) {
+        let len = (out.len() - self.listed_at - 3) as u16;
+        out[self.listed_at + 1..self.listed_at + 3].copy_from_slice(&len.to_be_bytes());
     }
 }

@@ -5,7 +5,7 @@ use probe_user::clock::correct;
 
 use super::header::read_bound;
 use crate::wire::msgpack::{Reader, put_array, put_bytes, put_int, put_nil, put_str, put_uint};
-use crate::wire::{KEY_MAX, WireError};
+use crate::wire::{BEACON_KEY, KEY_MAX, PROTO_KEY, WireError};
 
 /// An entry on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,13 +112,7 @@ pub(super) const OVERHEAD_MAX: usize = 1 + 2 + 3 + 9 + 1 + EntryStamp::SIZE_MAX;
 impl<'a> Entry<'a> {
     pub(super) fn read(r: &mut Reader<'a>) -> Result<Self, WireError> {
         let unknown = r.structure(5)?;
-        let key =
-            std::str::from_utf8(r.bytes()?).map_err(|_| WireError::Malformed("a key that is not UTF-8"))?;
-        match key.len() {
-            0 => return Err(WireError::Malformed("an empty key")),
-            1..=KEY_MAX => (),
-            _ => return Err(WireError::TooLarge("a key of more than 255 bytes")),
-        }
+        let key = read_key(r)?;
         let value = r.bytes()?;
         let version = r.uint()?;
         let flags = r.uint()?;
@@ -138,7 +132,10 @@ impl<'a> Entry<'a> {
     pub(super) fn write(&self, out: &mut Vec<u8>) {
         let flag = |set: bool, bit: u64| if set { bit } else { 0 };
         put_array(out, 5);
-        put_str(out, self.key);
+        match FREQUENT.iter().position(|key| *key == self.key) {
+            Some(number) => put_uint(out, number as u64),
+            None => put_str(out, self.key),
+        }
         put_bytes(out, self.value);
         put_uint(out, self.version);
         put_uint(
@@ -149,6 +146,24 @@ impl<'a> Entry<'a> {
             Some(stamp) => stamp.write(out),
             None => put_nil(out),
         }
+    }
+}
+
+/// Keys that travel so often that they have a number: their place here. Later versions may add some at the end.
+const FREQUENT: [&str; 2] = [BEACON_KEY, PROTO_KEY];
+
+fn read_key<'a>(r: &mut Reader<'a>) -> Result<&'a str, WireError> {
+    if r.at_integer() {
+        let number = usize::try_from(r.uint()?).ok();
+        return number
+            .and_then(|number| FREQUENT.get(number).copied())
+            .ok_or(WireError::Malformed("a key's number that is not in use"));
+    }
+    let key = std::str::from_utf8(r.bytes()?).map_err(|_| WireError::Malformed("a key that is not UTF-8"))?;
+    match key.len() {
+        0 => Err(WireError::Malformed("an empty key")),
+        1..=KEY_MAX => Ok(key),
+        _ => Err(WireError::TooLarge("a key of more than 255 bytes")),
     }
 }
 

@@ -2,12 +2,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use probe_ebpf::parse::PRELUDE_LEN;
+use probe_ebpf::parse::{PRELUDE_LEN, PacketId};
 use probe_ebpf::time::{Span, WallNs};
 use probe_user::analysis::align::{PeerClock, SentStamp, TxStage};
 use probe_user::clock::{ClockSource, ClockState};
 
-use crate::wire::msgpack::{INT64, Reader, put_array, put_bytes, put_int64, put_str, put_uint};
+use crate::wire::msgpack::{
+    INT64, Reader, put_array, put_bytes, put_int64, put_nil, put_str, put_u64, put_uint,
+};
 use crate::wire::{ID_MAX, WireError, is_reachable};
 
 /// The header of a received packet.
@@ -15,14 +17,14 @@ use crate::wire::{ID_MAX, WireError, is_reachable};
 pub struct Header<'a> {
     /// The sender's id.
     pub node_id: &'a str,
-    /// Where the sender wants to be reached: a claim; replies go to the packet's source.
-    pub addr: SocketAddr,
     /// T1 by the sender's wall clock, and its clock reading.
     pub sent: SentStamp,
     /// T0 to T1: the sender's `send_queue`.
     pub t1_minus_t0: Span,
     /// Who told the sender its offset; `None` for a source that this version does not know.
     pub source: Option<ClockSource>,
+    /// The packet of the receiver's that this one answers: nobody can name it who did not get it.
+    pub answers: Option<PacketId>,
 }
 
 /// What a node says about itself in every packet.
@@ -30,8 +32,8 @@ pub struct Header<'a> {
 pub struct Sender<'a> {
     /// Its id, 1 to 255 bytes.
     pub node_id: &'a str,
-    /// Its advertised address.
-    pub addr: SocketAddr,
+    /// The received packet that this one answers.
+    pub answers: Option<PacketId>,
 }
 
 /// Bytes of the two times before the clock.
@@ -41,7 +43,7 @@ const CLOCK: usize = 1 + 9 + 9 + 1 + 1;
 /// Bytes of the longest address: its length, IPv6, port.
 pub(super) const ADDR_MAX: usize = 2 + 16 + 2;
 /// The longest header (timing reports, which are optional, left out).
-pub(super) const HEADER_MAX: usize = 1 + (2 + ID_MAX) + ADDR_MAX + TIMES + CLOCK + 1;
+pub(super) const HEADER_MAX: usize = 1 + (2 + ID_MAX) + TIMES + CLOCK + 1 + 9;
 
 const STATES: [(ClockState, u8); 3] =
     [(ClockState::Unsynchronised, 0), (ClockState::Synchronised, 1), (ClockState::FreeRunning, 2)];
@@ -60,7 +62,6 @@ impl<'a> Header<'a> {
     pub(super) fn read(r: &mut Reader<'a>) -> Result<Self, WireError> {
         let unknown = r.structure(6)?;
         let node_id = read_id(r)?;
-        let addr = read_addr(r)?;
         let wall = WallNs::from_nanos(r.int()?);
         let t1_minus_t0 = Span::from_nanos(r.int()?);
         let unknown_clock = r.structure(4)?;
@@ -71,9 +72,10 @@ impl<'a> Header<'a> {
         r.skip(unknown_clock)?;
         let reports = r.array()?;
         r.skip(reports)?;
+        let answers = if r.nil() { None } else { Some(PacketId::from_u64(r.uint()?)) };
         r.skip(unknown)?;
         let sent = SentStamp { wall, clock: PeerClock { theta, bound, state }, stage: TxStage::AppTx };
-        Ok(Self { node_id, addr, sent, t1_minus_t0, source })
+        Ok(Self { node_id, sent, t1_minus_t0, source, answers })
     }
 }
 
@@ -82,7 +84,6 @@ impl Sender<'_> {
     pub(super) fn write(&self, out: &mut Vec<u8>) {
         put_array(out, 6);
         put_str(out, self.node_id);
-        put_addr(out, self.addr);
         put_int64(out, 0);
         put_int64(out, 0);
         put_array(out, 4);
@@ -91,6 +92,10 @@ impl Sender<'_> {
         put_uint(out, 0);
         put_uint(out, u64::from(OTHER_SOURCE));
         put_array(out, 0);
+        match self.answers {
+            Some(id) => put_u64(out, id.to_u64()),
+            None => put_nil(out),
+        }
     }
 }
 
@@ -109,7 +114,6 @@ pub fn stamp(
     let mut r = Reader::new(packet.get(PRELUDE_LEN..).ok_or(WireError::Truncated)?);
     r.array()?;
     r.array()?;
-    r.bytes()?;
     r.bytes()?;
     let at = packet.len() - r.rest().len();
     let open: &mut [u8; TIMES + CLOCK] =

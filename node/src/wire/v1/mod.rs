@@ -4,10 +4,13 @@
 //! listed here are skipped, so that a later version can add some.
 //!
 //! ```text
-//! digest  [header, request bool, [[id, addr, version, left bool]...]]
-//! delta   [header, [[id, addr, from_version, known_version, [entry...]]...]]
-//! header  [id, addr, sent_wall_ns, t1_minus_t0_ns, [theta_ns, bound_ns, state, source], [timing report...]]
-//! entry   [key, value, version, flags, stamp or nil]          flags: 1 internal, 2 deleted, 4 re-versioned
+//! digest  [header, summary]
+//! delta   [header, eager bool, [[id, addr, from_version, known_version, [entry...]]...], summary or nil]
+//! summary [step, sum, suspects, listed]         step: 0 request, 1 answer, 2 pull, 3 offer
+//!         listed: bytes, pairs of node (6 bytes) and version (LEB128); suspects: the same, each with its accuser
+//! header  [id, sent_wall_ns, t1_minus_t0_ns, [theta_ns, bound_ns, state, source], [timing report...],
+//!          packet id that this answers, or nil]
+//! entry   [key or its number, value, version, flags, stamp or nil]    flags: 1 internal, 2 deleted, 4 re-versioned
 //! stamp   [created_ms, created_sub_ms_ns, theta_ns, bound_ns, hops, network, kernel, trace_id or nil]
 //!         network, kernel: [value_ns, bound_ns], or nil where some hop could not measure it
 //! addr    bytes: IPv4 (4) or IPv6 (16), then the port, big-endian (2)
@@ -20,11 +23,15 @@ mod delta;
 mod digest;
 mod entry;
 mod header;
+mod node_ref;
+mod writer;
 
-pub use delta::{Delta, DeltaNode, DeltaWriter, NodeHead, NodeWritten, value_limit};
-pub use digest::{Digest, DigestEntry, DigestWriter};
+pub use delta::{Delta, DeltaNode, NodeHead, value_limit};
+pub use digest::{Digest, Listed, Step, Suspect};
 pub use entry::{Entry, EntryStamp};
 pub use header::{Header, Sender, stamp};
+pub use node_ref::{NodeRef, StateSum};
+pub use writer::{NodeWritten, PacketWriter, SUMMARY_MAX};
 
 use probe_ebpf::parse::{PRELUDE_LEN, PacketId, Prelude};
 
@@ -53,26 +60,25 @@ pub struct Packet<'a> {
     pub id: PacketId,
     /// Who sent it and when.
     pub header: Header<'a>,
-    /// The rest.
-    pub body: Body<'a>,
+    /// Entries that the receiver lacks; `None` in a packet that is only a digest.
+    pub delta: Option<Delta<'a>>,
+    /// Which versions the sender knows; always there in a packet without a delta.
+    pub digest: Option<Digest<'a>>,
 }
 
-/// What a packet says.
-#[derive(Clone, Copy, Debug)]
-pub enum Body<'a> {
-    /// Which versions the sender knows.
-    Digest(Digest<'a>),
-    /// Entries that the receiver lacks.
-    Delta(Delta<'a>),
-}
-
-impl Body<'_> {
-    /// Which of the two.
-    pub const fn kind(&self) -> Kind {
+impl Kind {
+    const fn fields(self) -> u8 {
         match self {
-            Self::Digest(_) => Kind::Digest,
-            Self::Delta(_) => Kind::Delta,
+            Self::Digest => 2,
+            Self::Delta => 4,
         }
+    }
+}
+
+impl Packet<'_> {
+    /// Which of the two it is.
+    pub const fn kind(&self) -> Kind {
+        if self.delta.is_some() { Kind::Delta } else { Kind::Digest }
     }
 }
 
@@ -99,24 +105,18 @@ pub fn decode(datagram: &[u8]) -> Result<Packet<'_>, WireError> {
         return Err(WireError::Sealed);
     }
     let mut r = Reader::new(&datagram[PRELUDE_LEN..]);
-    let unknown = r.structure(match kind {
-        Kind::Digest => 3,
-        Kind::Delta => 2,
-    })?;
+    let unknown = r.structure(kind.fields().into())?;
     let header = Header::read(&mut r)?;
-    let body = match kind {
-        Kind::Digest => Body::Digest(Digest::read(&mut r)?),
-        Kind::Delta => Body::Delta(Delta::read(&mut r)?),
+    let (delta, digest) = match kind {
+        Kind::Digest => (None, Some(Digest::read(&mut r)?)),
+        Kind::Delta => (Some(Delta::read(&mut r)?), if r.nil() { None } else { Some(Digest::read(&mut r)?) }),
     };
     r.skip(unknown)?;
-    if r.rest().is_empty() { Ok(Packet { id: prelude.id, header, body }) } else { Err(WireError::Trailing) }
-}
-
-/// The start of a packet, header included: the same for both kinds.
-fn start(out: &mut Vec<u8>, kind: Kind, fields: u8, id: PacketId, sender: &Sender<'_>) {
-    out.extend_from_slice(&Prelude { kind: kind as u8, version: VERSION, flags: 0, id }.to_bytes());
-    super::msgpack::put_array(out, fields);
-    sender.write(out);
+    if r.rest().is_empty() {
+        Ok(Packet { id: prelude.id, header, delta, digest })
+    } else {
+        Err(WireError::Trailing)
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,426 @@
+//! Talking to v0 nodes: Piko's own rule, as a good citizen of it.
+//!
+//! A digest that is a request is answered with a delta, even an empty one (to Piko only deltas are signs of life), and
+//! with a digest; any other digest with a delta. What v0 leaves open is settled here: deltas are taken only from
+//! where a digest went; an unknown node's only if it was asked for from its beginning, since a delta does not say
+//! where it starts; digests list first what changed last, so that a change crosses a cluster larger than a packet
+//! can list; and a digest that shows news is answered by one that asks for just that.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use probe_ebpf::parse::PacketId;
+use probe_ebpf::time::{MonoNs, Span};
+use rand::Rng as _;
+
+use super::core::{Core, Received};
+use super::delta::{Carrier, News};
+use super::outbox::Transmit;
+use super::peer::Protocol;
+use super::state::SELF;
+use super::{Outbox, Rejected};
+use crate::wire::v0::{self, Cut, DeltaWriter, DigestEntry, DigestWriter, Packet};
+use crate::wire::v1::{self, Kind, NodeRef};
+
+/// How long an answer may take.
+const ANSWER: Span = Span::from_secs(10);
+/// Questions remembered, at most.
+const QUESTIONS_MAX: usize = 8192;
+
+/// What v0 peers were asked: their answers do not say.
+#[derive(Debug, Default)]
+pub(super) struct Questions {
+    /// Where digests went.
+    asked: BTreeMap<SocketAddr, MonoNs>,
+    /// Unknown nodes that were asked for from their beginning.
+    from_zero: BTreeMap<NodeRef, MonoNs>,
+}
+
+impl Questions {
+    fn note<K: Ord>(map: &mut BTreeMap<K, MonoNs>, key: K, now: MonoNs) {
+        if map.len() < QUESTIONS_MAX || map.contains_key(&key) {
+            map.insert(key, now);
+        }
+    }
+    /// An unknown node comes from its beginning.
+    pub(super) fn expect(&mut self, node: NodeRef, now: MonoNs) {
+        Self::note(&mut self.from_zero, node, now);
+    }
+    fn open<K: Ord>(map: &BTreeMap<K, MonoNs>, key: &K, now: MonoNs) -> bool {
+        map.get(key).is_some_and(|at| now - *at <= ANSWER)
+    }
+}
+
+/// What a v0 digest shows, entry by entry.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shows {
+    Nothing,
+    /// Newer here, from this version on.
+    Older(usize),
+    /// Newer there; the version known here.
+    Newer(u64),
+}
+
+impl Core {
+    pub(super) fn handle_v0(&mut self, received: &Received<'_>, out: &mut Outbox) -> Result<(), Rejected> {
+        let packet = v0::decode(received.bytes)?;
+        let header = *packet.header();
+        if header.node_id == self.config.id.as_str() {
+            return Err(Rejected::OwnId);
+        }
+        let now = received.now;
+        let speaks_v1 = self.shares_v1(header.max_version);
+        let member = self.state.find(header.node_id).filter(|i| self.state[*i].addr == received.from);
+        match packet {
+            Packet::Digest { request, digest, .. } => {
+                self.counters.digests_received += 1;
+                if let Some(index) = member {
+                    self.heard(index, None, now, out);
+                    self.spoke_v0(index, speaks_v1);
+                }
+                self.look_at_v0(&header, &digest, member, now);
+                match member.filter(|i| self.state[*i].peer.protocol == Protocol::V1) {
+                    // It does not know yet that it can have more.
+                    Some(index) => self.send_request(index, now, out),
+                    None => self.answer_v0(received, &header, &digest, request, member, out),
+                }
+            }
+            Packet::Delta { delta, .. } => {
+                self.counters.deltas_received += 1;
+                if !Questions::open(&self.questions.asked, &received.from, now) {
+                    return Err(Rejected::Unasked);
+                }
+                if let Some(index) = member {
+                    self.state[index].peer.verified = true;
+                    self.heard(index, Some(0), now, out);
+                    self.spoke_v0(index, speaks_v1);
+                }
+                let carrier = Carrier {
+                    now,
+                    clock: received.clock,
+                    network: None,
+                    kernel: None,
+                    sender: NodeRef::of(header.node_id),
+                    eager: true,
+                };
+                for node in delta.nodes() {
+                    self.counters.delta_entries_received += node.len() as u64;
+                    self.apply_v0(&node, &carrier, out);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes one node of a v0 delta in.
+    pub(super) fn apply_v0(&mut self, node: &v0::DeltaNode<'_>, carrier: &Carrier<'_>, out: &mut Outbox) {
+        let id = node.head.id;
+        let Some(addr) = node.head.addr.parse().ok().filter(|addr| crate::wire::is_reachable(*addr)) else {
+            self.counters.bad_address += 1;
+            return;
+        };
+        let name = NodeRef::of(id);
+        let known = self.state.find(id).map(|index| self.state[index].version);
+        if known.is_none() && !Questions::open(&self.questions.from_zero, &name, carrier.now) {
+            self.counters.gap += 1;
+            return;
+        }
+        // It answers a digest that showed no more than what is known by now.
+        let from_version = known.unwrap_or(0);
+        let known_version = node.entries().map(|entry| entry.version).max().unwrap_or(0);
+        let news = News { id, addr, from_version, known_version };
+        let mut bad_keys = 0;
+        let converted = node.entries().map_while(|entry| {
+            let key = entry.key_str().inspect_err(|_| bad_keys += 1).ok()?;
+            Some(v1::Entry {
+                key,
+                value: entry.value,
+                version: entry.version,
+                internal: entry.internal,
+                deleted: entry.deleted,
+                reversioned: false,
+                stamp: None,
+            })
+        });
+        self.apply(&news, converted, carrier, out);
+        self.counters.bad_keys += bad_keys;
+    }
+
+    /// Is v1 the newest version that both speak?
+    pub(super) fn shares_v1(&self, newest: Option<u8>) -> bool {
+        self.config.max_version.min(newest.unwrap_or(0)) >= v1::VERSION
+    }
+
+    /// A v0 packet of a member. One that speaks v1 always says so in it; so one that does not is another program now.
+    fn spoke_v0(&mut self, index: usize, speaks_v1: bool) {
+        let protocol = if speaks_v1 { Protocol::V1 } else { Protocol::V0 };
+        self.state[index].peer.protocol = protocol;
+        self.detector.set_direct_only(index, protocol == Protocol::V0);
+    }
+
+    /// What a digest shows of this node and of its sender.
+    fn look_at_v0(
+        &mut self,
+        header: &v0::Header<'_>,
+        digest: &v0::Digest<'_>,
+        member: Option<usize>,
+        now: MonoNs,
+    ) {
+        for entry in digest.entries() {
+            if entry.id == self.config.id.as_str() {
+                self.find_restart(entry.version, now);
+            } else if entry.id == header.node_id
+                && let Some(index) = member
+            {
+                let known = self.state[index].version;
+                if self.state[index].peer.reborn.sign(entry.version, known, now) {
+                    self.counters.rebirths += 1;
+                    self.state.reset(index, now);
+                }
+            }
+        }
+    }
+
+    fn shows(&mut self, header: &v0::Header<'_>, entry: &DigestEntry<'_>) -> Shows {
+        if entry.id == header.node_id && self.state.find(entry.id).is_none() && entry.version == 0 {
+            return Shows::Nothing;
+        }
+        let limits = self.config.limits;
+        match self.state.find(entry.id) {
+            Some(SELF) if self.state[SELF].version > entry.version => Shows::Older(SELF),
+            Some(SELF) => Shows::Nothing,
+            Some(index) => {
+                let ours = self.state[index].version;
+                if entry.version > ours + limits.version_jump {
+                    self.counters.version_jump += 1;
+                    Shows::Nothing
+                } else if entry.version > ours {
+                    Shows::Newer(ours)
+                } else if entry.version < ours && entry.id == header.node_id {
+                    // It runs anew and may not know: show it.
+                    Shows::Newer(ours)
+                } else if entry.version < ours && (entry.version > 0 || self.state[index].is_alive()) {
+                    Shows::Older(index)
+                } else {
+                    Shows::Nothing
+                }
+            }
+            None if entry.left || entry.version == 0 => Shows::Nothing,
+            None if entry.version > limits.version_jump => {
+                self.counters.version_jump += 1;
+                Shows::Nothing
+            }
+            None if self.state.len() >= limits.nodes => {
+                self.counters.node_limit += 1;
+                Shows::Nothing
+            }
+            None if entry.id != header.node_id && self.is_buried(NodeRef::of(entry.id), entry.version) => {
+                self.counters.buried += 1;
+                Shows::Nothing
+            }
+            None => Shows::Newer(0),
+        }
+    }
+
+    fn answer_v0(
+        &mut self,
+        received: &Received<'_>,
+        header: &v0::Header<'_>,
+        digest: &v0::Digest<'_>,
+        request: bool,
+        member: Option<usize>,
+        out: &mut Outbox,
+    ) {
+        let now = received.now;
+        let max = self.config.max_packet;
+        let verified = member.is_some_and(|index| self.state[index].peer.verified);
+        // No more than came, until it is sure that it goes to who asked.
+        let mut room = if verified { 2 * max } else { received.bytes.len() };
+        let mut wants: Vec<(&str, &str, u64)> = Vec::new();
+        let mut gives: Vec<(usize, u64)> = Vec::new();
+        for entry in digest.entries() {
+            match self.shows(header, &entry) {
+                Shows::Older(index) => gives.push((index, entry.version)),
+                Shows::Newer(ours) => wants.push((entry.id, entry.addr, ours)),
+                Shows::Nothing => (),
+            }
+        }
+        if gives.len() > 1 {
+            let first = self.rng.random_range(0..gives.len());
+            gives.rotate_left(first);
+        }
+        let sent = self.send_delta_v0(received.from, &gives, max.min(room), now, out);
+        room = room.saturating_sub(sent);
+        if sent == 0 || (!request && wants.is_empty()) {
+            return;
+        }
+        let transmit = self.open_v0(received.from, Kind::Digest, now, out);
+        let advertise = self.advertise.clone();
+        let sender = self.sender_v0(&advertise);
+        let start = out.buffer.len();
+        let mut w = DigestWriter::new(&mut out.buffer, max.min(room), &sender, false);
+        let mut listed = std::mem::take(&mut self.found.listed);
+        listed.clear();
+        listed.resize(self.state.end(), false);
+        let mut asked_for = Vec::new();
+        for (id, addr, version) in &wants {
+            if w.push(&DigestEntry { id, addr, version: *version, left: false }) {
+                match self.state.find(id) {
+                    Some(index) => listed[index] = true,
+                    None => asked_for.push(NodeRef::of(id)),
+                }
+            }
+        }
+        if request {
+            fill_v0(&self.state, &mut listed, max.min(room), &mut self.rng, &mut w);
+        }
+        let entries = w.finish();
+        self.found.listed = listed;
+        if out.buffer.len() - start > room {
+            out.buffer.truncate(start);
+            self.counters.unverified_unanswered += 1;
+            return;
+        }
+        for name in asked_for {
+            Questions::note(&mut self.questions.from_zero, name, now);
+        }
+        self.counters.digest_entries_sent += entries as u64;
+        self.counters.digests_sent += 1;
+        Questions::note(&mut self.questions.asked, received.from, now);
+        out.close(transmit);
+    }
+
+    /// Sends what is newer here; an empty delta says "I am here". Returns its length; 0 if there was no room.
+    fn send_delta_v0(
+        &mut self,
+        to: SocketAddr,
+        gives: &[(usize, u64)],
+        max: usize,
+        now: MonoNs,
+        out: &mut Outbox,
+    ) -> usize {
+        let transmit = self.open_v0(to, Kind::Delta, now, out);
+        let start = out.buffer.len();
+        let sender = v0::Sender {
+            node_id: self.config.id.as_str(),
+            addr: &self.advertise,
+            max_version: self.config.told_version(),
+        };
+        let mut w = DeltaWriter::new(&mut out.buffer, max, &sender, Cut::Whole);
+        let mut given = 0;
+        for (index, from) in gives {
+            let node = &self.state[*index];
+            let addr = node.addr.to_string();
+            let head = v0::NodeHead { id: node.id.as_str(), addr: &addr };
+            let entries = node.stored_since(*from).map(|(version, entry)| entry.on_wire_v0(version));
+            let written = w.node(&head, entries);
+            self.counters.delta_entries_sent += written.entries as u64;
+            self.counters.left_out += written.left_out as u64;
+            self.counters.oversized += u64::from(written.oversized);
+            if *index == SELF && written.entries > 0 {
+                given = node.version;
+            }
+        }
+        w.finish();
+        let len = out.buffer.len() - start;
+        if len > max {
+            out.buffer.truncate(start);
+            self.counters.unverified_unanswered += 1;
+            return 0;
+        }
+        self.gave(SELF, Some(given));
+        self.counters.deltas_sent += 1;
+        out.close(transmit);
+        len
+    }
+
+    /// Begins an exchange with a v0 member; with `fresh`, one that shows these nodes and no others.
+    pub(super) fn send_request_v0(
+        &mut self,
+        index: usize,
+        fresh: Option<&BTreeMap<usize, u64>>,
+        now: MonoNs,
+        out: &mut Outbox,
+    ) {
+        let to = self.state[index].addr;
+        let transmit = self.open_v0(to, Kind::Digest, now, out);
+        self.asked(index, 0, now);
+        let advertise = self.advertise.clone();
+        let sender = self.sender_v0(&advertise);
+        let max =
+            if self.state[index].peer.verified { self.config.max_packet } else { self.config.max_packet / 4 };
+        let mut w = DigestWriter::new(&mut out.buffer, max, &sender, true);
+        let mut listed = std::mem::take(&mut self.found.listed);
+        listed.clear();
+        listed.resize(self.state.end(), false);
+        match fresh {
+            Some(nodes) => {
+                for node in nodes.keys() {
+                    push_v0(&self.state, &mut listed, *node, &mut w);
+                }
+            }
+            None => fill_v0(&self.state, &mut listed, max, &mut self.rng, &mut w),
+        }
+        self.counters.digest_entries_sent += w.finish() as u64;
+        self.counters.digests_sent += 1;
+        self.found.listed = listed;
+        Questions::note(&mut self.questions.asked, to, now);
+        out.close(transmit);
+    }
+
+    fn sender_v0<'a>(&'a self, advertise: &'a str) -> v0::Sender<'a> {
+        v0::Sender {
+            node_id: self.config.id.as_str(),
+            addr: advertise,
+            max_version: self.config.told_version(),
+        }
+    }
+
+    fn open_v0(&self, to: SocketAddr, kind: Kind, now: MonoNs, out: &Outbox) -> Transmit {
+        let destination = self.links.member(to).map(|index| self.state[index].id.clone());
+        let start = out.buffer.len();
+        let id = PacketId::default();
+        Transmit { to, destination, kind, id, protocol: Protocol::V0, handed_over: now, range: start..start }
+    }
+
+    pub(super) fn forget_questions(&mut self, now: MonoNs) {
+        self.questions.asked.retain(|_, at| now - *at <= ANSWER);
+        self.questions.from_zero.retain(|_, at| now - *at <= ANSWER);
+    }
+}
+
+/// This node, those that changed lately, and then any others, as far as there is room.
+fn fill_v0(
+    state: &super::state::State,
+    listed: &mut [bool],
+    max: usize,
+    rng: &mut rand::rngs::StdRng,
+    w: &mut DigestWriter<'_>,
+) {
+    push_v0(state, listed, SELF, w);
+    for index in state.by_recency() {
+        if w.size() > max / 2 || !push_v0(state, listed, index, w) {
+            break;
+        }
+    }
+    let first = rng.random_range(0..state.end());
+    for index in (first..state.end()).chain(0..first) {
+        if !push_v0(state, listed, index, w) {
+            break;
+        }
+    }
+}
+
+fn push_v0(state: &super::state::State, listed: &mut [bool], index: usize, w: &mut DigestWriter<'_>) -> bool {
+    let Some(node) = state.at(index).filter(|node| node.listed) else { return true };
+    if std::mem::replace(&mut listed[index], true) {
+        return true;
+    }
+    let addr = node.addr.to_string();
+    w.push(&DigestEntry {
+        id: node.id.as_str(),
+        addr: &addr,
+        version: node.version,
+        left: node.left.is_some(),
+    })
+}
