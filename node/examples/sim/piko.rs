@@ -10,9 +10,7 @@ mod state;
 
 use std::collections::BTreeMap;
 
-use pikoscope::wire::v0::{
-    self, Cut, Delta, DeltaWriter, Digest, DigestEntry, DigestWriter, Packet, stream,
-};
+use pikoscope::wire::v0::{self, Cut, Delta, DeltaWriter, Digest, DigestEntry, DigestWriter, Packet, stream};
 use probe_ebpf::time::{MonoNs, Span};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
