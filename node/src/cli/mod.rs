@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{self, Settings};
-use crate::control::{Line, client};
+use crate::control::{Line, TraceId, client};
 
 mod doctor;
 mod run;
@@ -50,6 +50,9 @@ enum Command {
         key: String,
         /// Value
         value: String,
+        /// The trace that it belongs to (W3C trace-id, 32 hexadecimal digits); it travels with the entry
+        #[arg(long, value_name = "HEX")]
+        trace_id: Option<TraceId>,
         #[command(flatten)]
         control: Control,
     },
@@ -125,7 +128,9 @@ impl Command {
             Self::Run(run) => run::run(*run)?,
             Self::Status { control, json } => status::status(&control.path()?, json)?,
             Self::Top { control } => status::top(&control.path()?)?,
-            Self::Set { key, value, control } => change(control, Line::Set { key, value })?,
+            Self::Set { key, value, trace_id, control } => {
+                change(control, Line::Set { key, value, trace_id })?
+            }
             Self::Delete { key, control } => change(control, Line::Delete { key })?,
             Self::Get { key, control } => return get(control, key),
             Self::Doctor { control, chrony, json } => {
@@ -147,9 +152,15 @@ fn get(control: Control, key: String) -> Result<ExitCode, Failure> {
     if held.is_empty() {
         return Err(format!("no node holds the key {key:?}").into());
     }
-    let mut table = table::Table::new(&["NODE", "VERSION", "VALUE"]).right(&[1]);
+    // Few use traces, and none need a column of dashes.
+    let traced = held.iter().any(|held| held.trace_id.is_some());
+    let header = ["NODE", "VERSION", "TRACE", "VALUE"];
+    let header: Vec<_> = header.into_iter().filter(|name| traced || *name != "TRACE").collect();
+    let mut table = table::Table::new(&header).right(&[1]);
     for held in held {
-        table.row([held.node, held.version.to_string(), held.value]);
+        let trace = held.trace_id.map_or_else(|| "-".into(), |id| id.to_string());
+        let cells = [held.node, held.version.to_string()].into_iter();
+        table.row(cells.chain(traced.then_some(trace)).chain([held.value]));
     }
     print(&table.to_string())?;
     Ok(ExitCode::SUCCESS)

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! {"cmd":"status"}                          -> a NodeReport
-//! {"cmd":"set","key":"k","value":"v"}       -> {"ok":true,"version":7}
+//! {"cmd":"set","key":"k","value":"v"}       -> {"ok":true,"version":7}; "trace_id" may give it one, in hex
 //! {"cmd":"delete","key":"k"}                -> {"ok":true,"version":8}
 //! {"cmd":"get","key":"k"}                   -> {"ok":true,"held":[{"node":"a","value":"v","version":7}]}
 //! anything that fails                       -> {"ok":false,"error":"one sentence"}
@@ -22,6 +22,9 @@ use crate::report::NodeReport;
 pub mod client;
 pub mod server;
 pub mod socket;
+mod trace_id;
+
+pub use trace_id::{NoTraceId, TraceId};
 
 /// Requests that may wait for the gossip thread at a time; more wait at their senders.
 pub const QUEUE: usize = 16;
@@ -38,6 +41,8 @@ pub enum Request {
         key: String,
         /// Value.
         value: String,
+        /// The trace that it belongs to.
+        trace_id: Option<TraceId>,
         /// For the new version.
         reply: oneshot::Sender<Result<u64, String>>,
     },
@@ -66,6 +71,9 @@ pub struct Held {
     pub value: String,
     /// Version within the owner's state.
     pub version: u64,
+    /// The trace that it belongs to, if that is known.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub trace_id: Option<TraceId>,
 }
 
 /// The gossip thread's end and the admin thread's end.
@@ -79,7 +87,12 @@ pub fn channel() -> (mpsc::Sender<Request>, mpsc::Receiver<Request>) {
 #[expect(missing_docs, reason = "the same as `Request`")]
 pub enum Line {
     Status,
-    Set { key: String, value: String },
+    Set {
+        key: String,
+        value: String,
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        trace_id: Option<TraceId>,
+    },
     Delete { key: String },
     Get { key: String },
 }
