@@ -7,7 +7,8 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use pikoscope::wire::v1::{self, Body, DigestWriter, Sender};
+use pikoscope::wire::v0;
+use pikoscope::wire::v1::{self, Listed, NodeRef, PacketWriter, Sender, StateSum, Step};
 use probe_ebpf::parse::PacketId;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
@@ -48,28 +49,48 @@ fn counted(trio: &Trio, to: usize, datagrams: &[Hostile]) -> Result<()> {
     Ok(())
 }
 
-/// What a node answers to a stranger who knows nothing: a real delta with all it knows, and a real digest.
+/// What a node answers to a stranger, and a digest such as it sends itself.
 fn real_packets(trio: &Trio, of: usize) -> Result<[Vec<u8>; 2]> {
-    let addr = trio.stranger.local_addr()?;
-    let mut request = Vec::new();
-    let sender = Sender { node_id: "stranger", addr };
-    DigestWriter::new(&mut request, 1400, PacketId::default(), &sender, true).finish();
+    let request = |node_id: &str| {
+        let (mut packet, sender) = (Vec::new(), Sender { node_id, answers: None });
+        let (id, sum) = (PacketId::default(), StateSum::default());
+        let mut w = PacketWriter::digest(&mut packet, 1400, id, &sender, Step::Request, sum, &[]);
+        // A stranger is sent no more than it sent, so it sends something.
+        for n in 0..100 {
+            w.list(Listed { node: NodeRef::of(&format!("nobody {n}")), version: 0 });
+        }
+        w.finish();
+        packet
+    };
     trio.stranger.set_read_timeout(Some(Duration::from_millis(100)))?;
-    let (mut delta, mut digest) = (None, None);
     // Mutants that make sense are answered too, and may have filled the stranger's socket.
-    wait_for("a delta and a digest for a stranger", PATIENCE, || {
-        trio.stranger.send_to(&request, trio.address(of))?;
+    let delta = wait_for("a delta for a stranger", PATIENCE, || {
+        trio.stranger.send_to(&request("stranger"), trio.address(of))?;
         let mut buffer = [0; 2048];
         while let Ok((n, from)) = trio.stranger.recv_from(&mut buffer) {
-            if from == trio.address(of) {
-                match v1::decode(&buffer[..n])?.body {
-                    Body::Delta(_) => delta = Some(buffer[..n].to_vec()),
-                    Body::Digest(_) => digest = Some(buffer[..n].to_vec()),
-                }
+            if from == trio.address(of) && v1::decode(&buffer[..n])?.delta.is_some() {
+                return Ok(Some(buffer[..n].to_vec()));
             }
         }
-        Ok(delta.clone().zip(digest.clone()).map(<[Vec<u8>; 2]>::from))
-    })
+        Ok(None)
+    })?;
+    Ok([delta, request(&name(of))])
+}
+
+/// Why a datagram from a stranger is refused, if it is.
+fn reason(datagram: &[u8], to: usize) -> Option<&'static str> {
+    let (sender, news) = if datagram.get(1) == Some(&0) {
+        match v0::decode(datagram) {
+            Ok(packet) => (packet.header().node_id, matches!(packet, v0::Packet::Delta { .. })),
+            Err(error) => return Some(error.reason()),
+        }
+    } else {
+        match v1::decode(datagram) {
+            Ok(packet) => (packet.header.node_id, packet.delta.is_some()),
+            Err(error) => return Some(error.reason()),
+        }
+    };
+    if sender == name(to) { Some("own_id") } else { news.then_some("unasked") }
 }
 
 /// Datagrams that are wrong in a way of which one can say by hand what it is.
@@ -82,7 +103,8 @@ fn crafted(real: &[Vec<u8>; 2], random: &mut StdRng) -> Vec<Hostile> {
             packet
         };
         all.extend((0..packet.len()).map(|len| (packet[..len].to_vec(), Some("truncated"))));
-        all.extend([0, 2, 255].map(|version| (with(1, version), Some("wrong_version"))));
+        all.extend([2, 255].map(|version| (with(1, version), Some("wrong_version"))));
+        all.push((with(1, 0), Some("malformed")));
         all.extend([0, 3, 255].map(|kind| (with(0, kind), Some("unknown_type"))));
         all.push((with(3, 1), Some("sealed")));
         all.push(([&packet[..], &[0]].concat(), Some("trailing")));
@@ -102,11 +124,7 @@ fn mutated(packet: &[u8], to: usize, random: &mut StdRng) -> Hostile {
         let at = random.random_range(0..bytes.len());
         bytes[at] = random.random();
     }
-    let reason = match v1::decode(&bytes) {
-        Ok(packet) if packet.header.node_id == name(to) => Some("own_id"),
-        Ok(_) => None,
-        Err(error) => Some(error.reason()),
-    };
+    let reason = reason(&bytes, to);
     (bytes, reason)
 }
 

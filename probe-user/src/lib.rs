@@ -15,5 +15,6 @@ pub mod btf;
 pub mod clock;
 pub mod drain;
 pub mod load;
+pub mod memory;
 pub mod recv;
 pub mod timestamping;

@@ -6,12 +6,18 @@ mod member;
 mod net;
 mod options;
 mod ours;
+mod piko;
+mod plot;
 mod queue;
 mod report;
 mod scenario;
 mod spread;
 mod world;
 
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -19,12 +25,12 @@ use clap::Parser;
 use probe_ebpf::time::MonoNs;
 
 use member::Member;
-use options::{Options, Rule};
-use report::{Cost, Row};
+use options::{Options, Rule, Scenario};
+use report::{Cost, Figures, Outcome, Setting};
 use world::World;
 
 fn main() -> ExitCode {
-    match run(&Options::parse()) {
+    match command(&Options::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
@@ -33,48 +39,73 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(options: &Options) -> Result<(), String> {
-    println!("seed {}", options.seed);
-    println!("{}", Row::heading());
-    let mut rows = Vec::new();
+fn command(options: &Options) -> Result<(), String> {
+    println!("seed {}, interval {} ms, simulated", options.seed, options.interval_ms);
+    let mut outcomes = Vec::new();
     for rule in &options.rule {
         for nodes in &options.nodes {
             let nodes = *nodes as usize;
-            let row = match rule {
-                Rule::Ours => changes::<ours::Ours>(*rule, nodes, options)?,
-                Rule::PikoV0 => return Err("not there yet".into()),
+            let outcome = match rule {
+                Rule::Ours => run::<ours::Ours>(*rule, nodes, options)?,
+                Rule::PikoV0 => run::<piko::Piko<false>>(*rule, nodes, options)?,
+                Rule::PikoV0Detector => run::<piko::Piko<true>>(*rule, nodes, options)?,
             };
-            println!("{}", row.line());
-            rows.push(row);
+            if outcomes.is_empty() {
+                println!("{}", outcome.heading());
+            }
+            println!("{}", outcome.line());
+            outcomes.push(outcome);
         }
     }
     if let Some(file) = &options.json {
-        let text = match rows.as_slice() {
-            [row] => serde_json::to_string_pretty(row),
-            rows => serde_json::to_string_pretty(rows),
+        let text = match outcomes.as_slice() {
+            [outcome] => serde_json::to_string_pretty(outcome),
+            outcomes => serde_json::to_string_pretty(outcomes),
         };
-        let text = text.map_err(|error| error.to_string())?;
-        std::fs::write(file, text + "\n").map_err(|error| format!("writing {}: {error}", file.display()))?;
+        write(file, text.map_err(|error| error.to_string())? + "\n")?;
+    }
+    if let Some(file) = &options.plot {
+        write(file, plot::draw(&outcomes))?;
     }
     Ok(())
 }
 
-fn changes<M: Member>(rule: Rule, nodes: usize, options: &Options) -> Result<Row, String> {
+fn write(file: &Path, text: String) -> Result<(), String> {
+    std::fs::write(file, text).map_err(|error| format!("writing {}: {error}", file.display()))
+}
+
+/// One run from the start to the end.
+fn run<M: Member>(rule: Rule, nodes: usize, options: &Options) -> Result<Outcome, String> {
     let started = Instant::now();
     let mut world = World::<M>::new(options.plan(nodes));
-    let outcome = scenario::changes::run(&mut world, options)?;
+    let figures = match options.scenario {
+        Scenario::Changes => scenario::changes::run(&mut world, options).map(Figures::Changes),
+        Scenario::Join => scenario::join::run(&mut world).map(Figures::Join),
+        Scenario::Kill => scenario::kill::run(&mut world, options).map(Figures::Kill),
+        Scenario::Split => scenario::split::run(&mut world, options).map(Figures::Split),
+    }?;
     if options.counters {
         for (name, total) in world.counters() {
             println!("{name:24} {total:>14}");
         }
+        println!("{:#?}", world.net.traffic);
     }
-    let cost = Cost {
-        wall_s: started.elapsed().as_secs_f64(),
-        virtual_s: (world.now - MonoNs::from_nanos(0)).as_secs_f64(),
-        events: world.events(),
-        packets: world.net.traffic.packets,
-        lost: world.net.traffic.lost,
-        fingerprint: world.net.fingerprint.value(),
-    };
-    Ok(Row::new(rule, nodes, options, &outcome, &cost))
+    Ok(Outcome {
+        setting: Setting {
+            rule: rule.name(),
+            nodes,
+            interval_ms: options.interval_ms,
+            loss: options.loss,
+            seed: options.seed,
+        },
+        figures,
+        cost: Cost {
+            wall_s: started.elapsed().as_secs_f64(),
+            virtual_s: (world.now - MonoNs::from_nanos(0)).as_secs_f64(),
+            packets: world.net.traffic.packets,
+            lost: world.net.traffic.lost,
+            events: world.events(),
+            fingerprint: format!("{:016x}", world.net.fingerprint.value()),
+        },
+    })
 }

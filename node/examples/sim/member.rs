@@ -14,9 +14,20 @@ pub(crate) trait Member: Sized {
     /// Memory of no lasting meaning, which all nodes share.
     type Scratch: Default;
 
-    fn start(start: &Start<'_>) -> Result<Self, String>;
+    fn start(start: &Start<'_>, io: &mut Io<'_, Self>) -> Result<Self, String>;
     /// A datagram came. Bad ones are the rule's own business.
     fn handle_datagram(&mut self, from: Host, bytes: &[u8], now: MonoNs, io: &mut Io<'_, Self>);
+    /// A message came over TCP; the response is to be written to `out`, unless there is none.
+    fn handle_request(
+        &mut self,
+        from: Host,
+        bytes: &[u8],
+        now: MonoNs,
+        io: &mut Io<'_, Self>,
+        out: &mut Vec<u8>,
+    );
+    /// The answer to a message over TCP came.
+    fn handle_response(&mut self, from: Host, bytes: &[u8], now: MonoNs, io: &mut Io<'_, Self>);
     /// Does what is due.
     fn tick(&mut self, now: MonoNs, io: &mut Io<'_, Self>);
     /// When [`tick`](Self::tick) has something to do next.
@@ -59,6 +70,10 @@ pub(crate) struct Effects {
     pub(crate) packets: Packets,
     /// Packets to send, in order.
     pub(crate) sends: Vec<(Host, Slot)>,
+    /// Messages to send over a new TCP connection each.
+    pub(crate) connects: Vec<(Host, Slot)>,
+    /// Answers to such.
+    pub(crate) responses: Vec<(Host, Slot)>,
     /// Entries that were new to the node.
     pub(crate) learned: Vec<Learned>,
     /// Whom the node holds for unreachable from now on, or no longer.
@@ -85,6 +100,11 @@ impl Effects {
     pub(crate) fn send(&mut self, to: Host, bytes: &[u8]) {
         let slot = self.packets.put(bytes);
         self.sends.push((to, slot));
+    }
+    /// Sends a message over TCP and asks for the response.
+    pub(crate) fn connect(&mut self, to: Host, bytes: &[u8]) {
+        let slot = self.packets.put(bytes);
+        self.connects.push((to, slot));
     }
 }
 
@@ -120,7 +140,7 @@ impl Packets {
         self.slots[slot.0 as usize] = bytes;
         copy
     }
-    /// Takes the bytes out while they are handled; [`drop_slot`](Self::drop_slot) gives them back.
+    /// Takes the bytes out while they are handled; [`release`](Self::release) gives them back.
     pub(crate) fn take(&mut self, slot: Slot) -> Vec<u8> {
         std::mem::take(&mut self.slots[slot.0 as usize])
     }

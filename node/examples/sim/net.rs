@@ -6,7 +6,7 @@ use rand::{Rng as _, SeedableRng as _};
 
 use crate::host::Host;
 use crate::member::{Packets, Slot};
-use crate::queue::{Queue, What};
+use crate::queue::{Queue, Way, What};
 
 /// How good the network is.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -23,6 +23,9 @@ pub(crate) struct Faults {
     pub(crate) hold: Span,
 }
 
+/// With more than this nothing ever arrives over TCP.
+const TCP_LOSS_MAX: f64 = 0.95;
+
 /// What became of packets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Traffic {
@@ -30,6 +33,8 @@ pub(crate) struct Traffic {
     pub(crate) packets: u64,
     /// Their payloads.
     pub(crate) bytes: u64,
+    /// Messages over TCP.
+    pub(crate) stream_bytes: u64,
     /// Dropped by chance.
     pub(crate) lost: u64,
     /// Dropped between parts that were cut off from each other.
@@ -46,6 +51,7 @@ impl Traffic {
         Self {
             packets: self.packets - earlier.packets,
             bytes: self.bytes - earlier.bytes,
+            stream_bytes: self.stream_bytes - earlier.stream_bytes,
             lost: self.lost - earlier.lost,
             cut: self.cut - earlier.cut,
             refused: self.refused - earlier.refused,
@@ -73,10 +79,11 @@ impl Net {
         Self { faults, traffic: Traffic::default(), fingerprint: Fingerprint::default(), split: None, rng }
     }
 
-    /// Puts a packet on its way.
+    /// Puts a message on its way.
     pub(crate) fn send(
         &mut self,
         (from, to): (Host, Host),
+        way: Way,
         slot: Slot,
         now: MonoNs,
         packets: &mut Packets,
@@ -86,13 +93,20 @@ impl Net {
         self.fingerprint.word(now.as_nanos() as u64);
         self.fingerprint.word(u64::from(from.0) << 32 | u64::from(to.0));
         self.fingerprint.bytes(bytes);
-        self.traffic.packets += 1;
-        self.traffic.bytes += bytes.len() as u64;
-        if self.split.is_some_and(|at| (from < at) != (to < at)) {
+        if self.is_cut(from, to) {
             self.traffic.cut += 1;
             packets.lose(slot);
             return;
         }
+        let arrival = |slot| What::Arrival { from, to, slot, way };
+        if way != Way::Datagram {
+            let at = now + self.stream_delay(way, bytes.len());
+            self.traffic.stream_bytes += bytes.len() as u64;
+            queue.push(at, arrival(slot));
+            return;
+        }
+        self.traffic.packets += 1;
+        self.traffic.bytes += bytes.len() as u64;
         if self.chance(self.faults.loss) {
             self.traffic.lost += 1;
             packets.lose(slot);
@@ -101,10 +115,40 @@ impl Net {
         if self.chance(self.faults.copies) {
             self.traffic.copied += 1;
             let at = now + self.delay();
-            queue.push(at, What::Arrival { from, to, slot: packets.copy(slot) });
+            queue.push(at, arrival(packets.copy(slot)));
         }
         let at = now + self.delay();
-        queue.push(at, What::Arrival { from, to, slot });
+        queue.push(at, arrival(slot));
+    }
+
+    /// A rough model of TCP, good enough for messages that are rare: a handshake, then all segments at once, and
+    /// what is lost comes again after the usual first timeouts (RFC 6298: one second, then the least one).
+    fn stream_delay(&mut self, way: Way, len: usize) -> Span {
+        const SYN_TIMEOUT: Span = Span::from_secs(1);
+        const TIMEOUT: Span = Span::from_millis(200);
+        const SEGMENT: usize = 1448;
+        let mut delay = self.delay();
+        if way == Way::Request {
+            delay += self.delay() + self.delay();
+            for _ in 0..2 {
+                while self.chance(self.faults.loss.min(TCP_LOSS_MAX)) {
+                    delay += SYN_TIMEOUT;
+                }
+            }
+        }
+        let mut missing = len.div_ceil(SEGMENT);
+        while missing > 0 {
+            missing = (0..missing).filter(|_| self.chance(self.faults.loss.min(TCP_LOSS_MAX))).count();
+            if missing > 0 {
+                delay += TIMEOUT;
+            }
+        }
+        delay
+    }
+
+    /// Does nothing get from one to the other?
+    pub(crate) fn is_cut(&self, from: Host, to: Host) -> bool {
+        self.split.is_some_and(|at| (from < at) != (to < at))
     }
 
     fn chance(&mut self, share: f64) -> bool {

@@ -60,6 +60,21 @@ pub(crate) struct Options {
     /// A change that is not known everywhere by then is incomplete
     #[arg(long, value_name = "S", default_value_t = 120)]
     pub(crate) patience_s: u32,
+    /// A message keeps its receiver busy for so long
+    #[arg(long, value_name = "US", default_value_t = 0)]
+    pub(crate) handling_us: u32,
+    /// Nodes to kill: before the changes, or one after the other
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    pub(crate) kill: usize,
+    /// Nodes that are replaced by new ones in a minute, while there are changes
+    #[arg(long, value_name = "PER-MINUTE", default_value_t = 0.0)]
+    pub(crate) churn: f64,
+    /// Before a node is killed, or the network split
+    #[arg(long, value_name = "S", default_value_t = 60)]
+    pub(crate) warm_up_s: u32,
+    /// How long the network is split
+    #[arg(long, value_name = "S", default_value_t = 30)]
+    pub(crate) split_s: u32,
     /// Write the figures to this file
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
@@ -76,8 +91,10 @@ pub(crate) struct Options {
 pub(crate) enum Rule {
     /// The product's core
     Ours,
-    /// Piko's, as research/piko.md describes it
+    /// Piko's own; nobody is ever given up
     PikoV0,
+    /// Piko's own, with its failure detector: the unreachable are asked apart, and forgotten after a minute
+    PikoV0Detector,
 }
 
 impl Rule {
@@ -85,6 +102,7 @@ impl Rule {
         match self {
             Self::Ours => "ours",
             Self::PikoV0 => "piko-v0",
+            Self::PikoV0Detector => "piko-v0-detector",
         }
     }
 }
@@ -93,6 +111,12 @@ impl Rule {
 pub(crate) enum Scenario {
     /// Single changes in a settled cluster: how fast they spread, and what that costs
     Changes,
+    /// All nodes join together: is anybody held for unreachable in the first minute?
+    Join,
+    /// Nodes die, one after the other: how long until the others notice?
+    Kill,
+    /// The network falls into two halves for a while: how long until all is well again?
+    Split,
 }
 
 /// Two times, the lesser first.
@@ -134,6 +158,7 @@ impl Options {
                 reorder: self.reorder,
                 hold: Span::from_millis(50),
             },
+            handling: Span::from_micros(self.handling_us.into()),
             rule: RuleOptions {
                 interval: Span::from_millis(self.interval_ms.into()),
                 fanout: self.fanout,

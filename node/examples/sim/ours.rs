@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use pikoscope::proto::{BEACON_KEY, Config, Core, EntryKind, NodeId, Outbox, Received};
+use pikoscope::proto::{Config, Core, EntryKind, Event, NodeId, Outbox, Protocol, Received, StreamKind};
 use pikoscope::wire::v1;
 use probe_ebpf::time::{Bounded, MonoNs, Span};
 use probe_user::analysis::align::PeerClock;
 use probe_user::clock::{ClockOffset, ClockSource, ClockState, ClockView, Mapping};
 
 use crate::host::Host;
-use crate::member::{Effects, Io, KEY, Learned, Member, Start};
+use crate::member::{Effects, Io, KEY, Learned, Liveness, Member, Start};
 
 pub(crate) struct Ours {
     core: Core,
@@ -19,7 +19,7 @@ pub(crate) struct Ours {
 impl Member for Ours {
     type Scratch = Outbox;
 
-    fn start(start: &Start<'_>) -> Result<Self, String> {
+    fn start(start: &Start<'_>, _: &mut Io<'_, Self>) -> Result<Self, String> {
         let id = NodeId::new(&start.host.id()).map_err(|error| error.to_string())?;
         let default = Config::new(id, start.host.addr());
         let config = Config {
@@ -45,12 +45,31 @@ impl Member for Ours {
             clock: &clock(now),
         };
         self.rejected += u64::from(self.core.handle_datagram(received, io.scratch).is_err());
-        drain(io.scratch, now, io.effects);
+        self.drain(now, io);
+    }
+
+    fn handle_request(
+        &mut self,
+        from: Host,
+        bytes: &[u8],
+        now: MonoNs,
+        io: &mut Io<'_, Self>,
+        out: &mut Vec<u8>,
+    ) {
+        let done = self.core.handle_stream(bytes, from.addr(), now, &clock(now), out, io.scratch);
+        self.rejected += u64::from(done.is_err());
+        self.drain(now, io);
+    }
+
+    fn handle_response(&mut self, from: Host, bytes: &[u8], now: MonoNs, io: &mut Io<'_, Self>) {
+        let done = self.core.handle_join_response(bytes, from.addr(), now, &clock(now), io.scratch);
+        self.rejected += u64::from(done.is_err());
+        self.drain(now, io);
     }
 
     fn tick(&mut self, now: MonoNs, io: &mut Io<'_, Self>) {
         self.core.tick(now, &clock(now), io.scratch);
-        drain(io.scratch, now, io.effects);
+        self.drain(now, io);
     }
 
     fn next_wakeup(&self) -> MonoNs {
@@ -58,8 +77,8 @@ impl Member for Ours {
     }
 
     fn set(&mut self, value: &[u8], now: MonoNs, io: &mut Io<'_, Self>) -> Result<u64, String> {
-        let version = self.core.set(KEY, value, now, &clock(now)).map_err(|error| error.to_string())?;
-        drain(io.scratch, now, io.effects);
+        let version = self.core.set(KEY, value, None, now, &clock(now)).map_err(|error| error.to_string())?;
+        self.drain(now, io);
         Ok(version)
     }
 
@@ -70,30 +89,46 @@ impl Member for Ours {
     }
 }
 
-/// Hands over what the core left in its outbox, packets stamped as if sent at once.
-fn drain(out: &mut Outbox, now: MonoNs, effects: &mut Effects) {
-    let clock = clock(now);
-    for (transmit, packet) in out.packets_mut() {
-        // It fails for packets without room for the times only, and those need none.
-        let _ = v1::stamp(
-            packet,
-            clock.mapping.wall(now),
-            Span::ZERO,
-            &PeerClock::of(&clock, now),
-            clock.offset.source,
-        );
-        if let Some(to) = Host::of_addr(transmit.to) {
-            effects.send(to, packet);
+impl Ours {
+    /// Hands over what the core left in its outbox, packets stamped as if sent at once.
+    fn drain(&mut self, now: MonoNs, io: &mut Io<'_, Self>) {
+        let (out, effects, clock) = (&mut *io.scratch, &mut *io.effects, clock(now));
+        for (transmit, packet) in out.packets_mut() {
+            if transmit.protocol == Protocol::V1 {
+                let reading = PeerClock::of(&clock, now);
+                let (wall, source) = (clock.mapping.wall(now), clock.offset.source);
+                v1::stamp(packet, wall, Span::ZERO, &reading, source).expect("the core's own packet");
+            }
+            if let Some(to) = Host::of_addr(transmit.to) {
+                effects.send(to, packet);
+            }
         }
-    }
-    for entry in &out.entries {
-        if let Some(origin) = Host::of_id(entry.origin.as_str()) {
-            let application = entry.kind == EntryKind::Entry;
-            debug_assert!(application || &*entry.key != KEY, "{BEACON_KEY} and the like are not ours");
-            effects.learned.push(Learned { origin, application, version: entry.version });
+        for (to, kind) in std::mem::take(&mut out.streams) {
+            let mut request = Vec::new();
+            match kind {
+                StreamKind::Join => self.core.join_request(&mut request),
+                StreamKind::Leave => self.core.leave_request(&mut request),
+            }
+            if let Some(to) = Host::of_addr(to) {
+                effects.connect(to, &request);
+            }
         }
+        for event in &out.events {
+            let (node, liveness) = match event {
+                Event::Unreachable { node } => (node, Liveness::Unreachable),
+                Event::Reachable { node } => (node, Liveness::Reachable),
+                _ => continue,
+            };
+            effects.liveness.extend(Host::of_id(node.as_str()).map(|host| (host, liveness)));
+        }
+        for entry in &out.entries {
+            if let Some(origin) = Host::of_id(entry.origin.as_str()) {
+                let application = entry.kind == EntryKind::Entry;
+                effects.learned.push(Learned { origin, application, version: entry.version });
+            }
+        }
+        out.clear();
     }
-    out.clear();
 }
 
 /// Every host's clock is right, and known to be.

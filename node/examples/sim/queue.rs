@@ -11,12 +11,24 @@ use crate::member::Slot;
 /// Something that happens.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum What {
-    /// A datagram arrives.
-    Arrival { from: Host, to: Host, slot: Slot },
+    /// A message arrives.
+    Arrival { from: Host, to: Host, slot: Slot, way: Way },
     /// A node wanted to be woken.
     Wake(Host),
     /// A node starts.
     Start(Host),
+    /// Some node dies, and a new one starts.
+    Replace,
+}
+
+/// How a message travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    Datagram,
+    /// The first message of a TCP connection.
+    Request,
+    /// The second, and last.
+    Response,
 }
 
 #[derive(Debug)]

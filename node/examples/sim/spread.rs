@@ -6,54 +6,51 @@ use crate::host::Host;
 use crate::member::Learned;
 
 /// Who has ever had whose application entry.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Acquaintance {
-    nodes: usize,
     /// Host by host a bit for each other.
-    bits: Vec<u64>,
-    row: usize,
+    rows: Vec<Vec<u64>>,
     running: Vec<bool>,
     /// How many pairs of running nodes are not acquainted.
     missing: usize,
 }
 
 impl Acquaintance {
-    pub(crate) fn new(nodes: usize) -> Self {
-        let row = nodes.div_ceil(64);
-        Self { nodes, bits: vec![0; row * nodes], row, running: vec![false; nodes], missing: 0 }
-    }
-    const fn place(&self, host: Host, of: Host) -> (usize, u64) {
-        (host.index() * self.row + of.index() / 64, 1 << (of.index() % 64))
-    }
     fn has(&self, host: Host, of: Host) -> bool {
-        let (word, bit) = self.place(host, of);
-        host == of || self.bits[word] & bit != 0
+        let word = self.rows[host.index()].get(of.index() / 64).copied().unwrap_or(0);
+        host == of || word & bit(of) != 0
     }
     fn missing_with(&self, host: Host) -> usize {
-        let others = (0..self.nodes).map(Host::at).filter(|other| self.running[other.index()]);
+        let others = (0..self.rows.len()).map(Host::at).filter(|other| self.running[other.index()]);
         others.map(|other| usize::from(!self.has(host, other)) + usize::from(!self.has(other, host))).sum()
     }
     /// A node without memory starts.
     pub(crate) fn start(&mut self, host: Host) {
         self.stop(host);
-        let row = host.index() * self.row;
-        self.bits[row..row + self.row].fill(0);
+        if self.rows.len() <= host.index() {
+            self.rows.resize_with(host.index() + 1, Vec::new);
+            self.running.resize(host.index() + 1, false);
+        }
+        self.rows[host.index()].clear();
         self.missing += self.missing_with(host);
         self.running[host.index()] = true;
     }
     /// A node is gone, and no longer asked about.
     pub(crate) fn stop(&mut self, host: Host) {
-        if std::mem::take(&mut self.running[host.index()]) {
+        if self.running.get_mut(host.index()).is_some_and(std::mem::take) {
             self.missing -= self.missing_with(host);
         }
     }
     /// `host` has an entry of `of`.
     pub(crate) fn note(&mut self, host: Host, of: Host) {
-        if host == of || self.has(host, of) || of.index() >= self.nodes {
+        if self.has(host, of) || of.index() >= self.running.len() {
             return;
         }
-        let (word, bit) = self.place(host, of);
-        self.bits[word] |= bit;
+        let row = &mut self.rows[host.index()];
+        if row.len() <= of.index() / 64 {
+            row.resize(of.index() / 64 + 1, 0);
+        }
+        row[of.index() / 64] |= bit(of);
         self.missing -= usize::from(self.running[host.index()] && self.running[of.index()]);
     }
     /// Do all running nodes know each other?
@@ -64,6 +61,10 @@ impl Acquaintance {
     pub(crate) const fn missing(&self) -> usize {
         self.missing
     }
+}
+
+const fn bit(host: Host) -> u64 {
+    1 << (host.0 % 64)
 }
 
 /// How one change travels.
@@ -88,15 +89,20 @@ impl Spread {
         Self { origin, version, at, waiting, left, times: Vec::with_capacity(left) }
     }
     pub(crate) fn note(&mut self, host: Host, learned: &Learned, now: MonoNs) {
-        let it = learned.origin == self.origin && learned.version >= self.version;
-        if it && std::mem::take(&mut self.waiting[host.index()]) {
+        if learned.origin == self.origin && learned.version >= self.version {
+            self.reached(host, now);
+        }
+    }
+    /// `host` knows.
+    pub(crate) fn reached(&mut self, host: Host, now: MonoNs) {
+        if self.waiting.get_mut(host.index()).is_some_and(std::mem::take) {
             self.left -= 1;
             self.times.push(now - self.at);
         }
     }
     /// `host` will not learn of it any more.
     pub(crate) fn forget(&mut self, host: Host) {
-        self.left -= usize::from(std::mem::take(&mut self.waiting[host.index()]));
+        self.left -= usize::from(self.waiting.get_mut(host.index()).is_some_and(std::mem::take));
     }
     /// Does everybody know?
     pub(crate) const fn is_complete(&self) -> bool {
@@ -106,14 +112,22 @@ impl Spread {
     pub(crate) const fn left(&self) -> usize {
         self.left
     }
+    /// Whose change it is.
+    pub(crate) const fn origin(&self) -> Host {
+        self.origin
+    }
     /// Time until `share` of the nodes knew it, its origin among them; `None` when they never did.
     pub(crate) fn time(&self, share: f64) -> Option<Span> {
         let all = 1 + self.times.len() + self.left;
-        let needed = (share * all as f64).ceil() as usize;
-        match needed.checked_sub(2) {
+        match ((share * all as f64).ceil() as usize).checked_sub(2) {
             Some(last) => self.times.get(last).copied(),
             None => Some(Span::ZERO),
         }
+    }
+    /// Likewise of the nodes without it.
+    pub(crate) fn time_of_others(&self, share: f64) -> Option<Span> {
+        let all = self.times.len() + self.left;
+        self.times.get(((share * all as f64).ceil() as usize).max(1) - 1).copied()
     }
 }
 
@@ -130,7 +144,7 @@ mod tests {
 
     #[test]
     fn acquaintance_counts_pairs_of_running_nodes() {
-        let mut known = Acquaintance::new(3);
+        let mut known = Acquaintance::default();
         assert!(known.is_complete());
         for host in [0, 1, 2].map(Host) {
             known.start(host);

@@ -16,6 +16,7 @@ mod doctor;
 mod run;
 mod status;
 mod table;
+mod watch;
 
 pub use status::render as render_status;
 
@@ -69,6 +70,17 @@ enum Command {
         key: String,
         #[command(flatten)]
         control: Control,
+    },
+    /// Show changes as they happen: nodes that come and go, keys that get values
+    Watch {
+        #[command(flatten)]
+        control: Control,
+        /// One JSON object per change
+        #[arg(long)]
+        json: bool,
+        /// The protocol's own keys too
+        #[arg(long)]
+        internal: bool,
     },
     /// Tell what this host can measure, why not more, and what to do about it
     Doctor {
@@ -133,6 +145,7 @@ impl Command {
             }
             Self::Delete { key, control } => change(control, Line::Delete { key })?,
             Self::Get { key, control } => return get(control, key),
+            Self::Watch { control, json, internal } => watch::watch(&control.path()?, json, internal)?,
             Self::Doctor { control, chrony, json } => {
                 return doctor::doctor(control.path().ok(), chrony, json);
             }
@@ -143,7 +156,7 @@ impl Command {
 
 fn change(control: Control, line: Line) -> Result<(), Failure> {
     let answer = client::ask(&control.path()?, &line)?;
-    print(&format!("version {}\n", answer.version.unwrap_or_default()))
+    print(&format!("version {}\n", answer.version.unwrap_or_default())).map(drop)
 }
 
 /// Nobody holding the key is an answer, and still a failure: scripts want to tell.
@@ -166,15 +179,15 @@ fn get(control: Control, key: String) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// To standard output; a reader that went away (`| head`) is no failure.
-fn print(text: &str) -> Result<(), Failure> {
+/// To standard output; a reader that went away (`| head`) is no failure, and told by `false`.
+fn print(text: &str) -> Result<bool, Failure> {
     use std::io::Write;
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(format!("cannot write to standard output: {error}").into())
         }
-        _ => Ok(()),
+        written => Ok(written.is_ok()),
     }
 }
 

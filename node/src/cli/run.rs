@@ -22,6 +22,7 @@ use crate::net::{self, NetError};
 const FAREWELL: Duration = Duration::from_secs(10);
 
 pub(super) fn run(run: Run) -> Result<(), Failure> {
+    probe_user::memory::return_large();
     let file = run.config.as_deref().map(Settings::read).transpose()?.unwrap_or_default();
     let config = run.settings.or(file).validate(&Host::here())?;
     log_to_stderr(config.log);

@@ -15,18 +15,20 @@ use crate::report::{AccountingReport, ClockReport, EntryReport, NodeReport, Quan
 pub(super) fn status(control: &Path, json: bool) -> Result<(), Failure> {
     let report = client::status(control)?;
     if json {
-        return print(&(serde_json::to_string_pretty(&report)? + "\n"));
+        return print(&(serde_json::to_string_pretty(&report)? + "\n")).map(drop);
     }
-    print(&render(&report))
+    print(&render(&report)).map(drop)
 }
 
-/// Until it is interrupted or the node goes away.
+/// Until it is interrupted, its reader goes away or the node does.
 pub(super) fn top(control: &Path) -> Result<(), Failure> {
     loop {
         let report = client::status(control)?;
         // Home, the text with the rest of every line cleared, then the rest of the screen.
         let text = render(&report).replace('\n', "\x1b[K\n");
-        print(&format!("\x1b[H{text}\x1b[J"))?;
+        if !print(&format!("\x1b[H{text}\x1b[J"))? {
+            return Ok(());
+        }
         std::thread::sleep(Duration::from_secs(1));
     }
 }

@@ -44,13 +44,16 @@ impl Seed {
                 concrete("seed", address).map(Self::Address)
             };
         }
-        let well_formed = text.rsplit_once(':').is_some_and(|(host, port)| {
-            is_name(host) && port.parse::<u16>().is_ok_and(|port| port != 0)
-        });
+        let well_formed = text
+            .rsplit_once(':')
+            .is_some_and(|(host, port)| is_name(host) && port.parse::<u16>().is_ok_and(|port| port != 0));
         if well_formed {
             Ok(Self::Name(text.to_owned()))
         } else {
-            Err(out_of_range(text, "the name or address of a host with a port: gossip.example:7176, 192.0.2.10:7176 or [2001:db8::10]:7176"))
+            Err(out_of_range(
+                text,
+                "the name or address of a host with a port: gossip.example:7176, 192.0.2.10:7176 or [2001:db8::10]:7176",
+            ))
         }
     }
 }
@@ -93,7 +96,9 @@ mod tests {
         for address in ["10.0.0.1:1", "[::1]:7"] {
             assert_eq!(read(address), Ok(Seed::Address(address.parse().unwrap())));
         }
-        for wrong in ["", "a", "a:", ":1", "a:0", "a:65536", "a b:1", "a..b:1", "10.0.0:1", "::1:7", "http://a:1"] {
+        for wrong in
+            ["", "a", "a:", ":1", "a:0", "a:65536", "a b:1", "a..b:1", "10.0.0:1", "::1:7", "http://a:1"]
+        {
             assert!(read(wrong).unwrap_err().contains("gossip.example:7176"), "{wrong}");
         }
         assert!(read("0.0.0.0:5").unwrap_err().contains("the address of one host"));

@@ -8,8 +8,12 @@
 //! {"cmd":"set","key":"k","value":"v"}       -> {"ok":true,"version":7}; "trace_id" may give it one, in hex
 //! {"cmd":"delete","key":"k"}                -> {"ok":true,"version":8}
 //! {"cmd":"get","key":"k"}                   -> {"ok":true,"held":[{"node":"a","value":"v","version":7}]}
+//! {"cmd":"watch"}                           -> {"ok":true}, then a line per change, until the client closes
+//!                                              or says more; {"internal":true} adds the protocol's own keys
 //! anything that fails                       -> {"ok":false,"error":"one sentence"}
 //! ```
+//!
+//! The lines of a watch are [`watch::Change`]s: `{"event":"upsert","node":"a","key":"k","value":"v","version":7,"at_mono_ns":9}`.
 //!
 //! Whoever may open the socket may change entries, so its mode is 0600 from the first moment on
 //! ([`socket`]).
@@ -23,8 +27,10 @@ pub mod client;
 pub mod server;
 pub mod socket;
 mod trace_id;
+pub mod watch;
 
 pub use trace_id::{NoTraceId, TraceId};
+use watch::Watch;
 
 /// Requests that may wait for the gossip thread at a time; more wait at their senders.
 pub const QUEUE: usize = 16;
@@ -60,6 +66,13 @@ pub enum Request {
         /// For those that hold it.
         reply: oneshot::Sender<Vec<Held>>,
     },
+    /// Every change from now on; answers with the watch, or why there can't be one.
+    Watch {
+        /// Those of the protocol's own keys too.
+        internal: bool,
+        /// For the watch.
+        reply: oneshot::Sender<Result<Watch, String>>,
+    },
 }
 
 /// A live entry under some key, as this node knows it.
@@ -93,8 +106,16 @@ pub enum Line {
         #[serde(skip_serializing_if = "Option::is_none", default)]
         trace_id: Option<TraceId>,
     },
-    Delete { key: String },
-    Get { key: String },
+    Delete {
+        key: String,
+    },
+    Get {
+        key: String,
+    },
+    Watch {
+        #[serde(default)]
+        internal: bool,
+    },
 }
 
 /// An answer other than a report, as it goes over the socket.

@@ -9,6 +9,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
+use super::watch::Watch;
 use super::{Answer, Line, Request};
 
 /// Longest request in bytes, its newline included.
@@ -72,9 +73,15 @@ async fn converse(stream: UnixStream, requests: &mpsc::Sender<Request>) -> io::R
                 Ok(report) => send(stream.get_mut(), &report).await?,
                 Err(why) => send(stream.get_mut(), &Answer::failed(why)).await?,
             },
+            Ok(Line::Watch { internal }) => {
+                match ask(requests, |reply| Request::Watch { internal, reply }).await.and_then(|w| w) {
+                    Ok(watch) => return show(stream, watch).await,
+                    Err(why) => send(stream.get_mut(), &Answer::failed(why)).await?,
+                }
+            }
             Ok(request) => send(stream.get_mut(), &answer(request, requests).await).await?,
             Err(error) => {
-                let known = "status, set, get or delete";
+                let known = "status, set, get, delete or watch";
                 let why =
                     format!("not a request: {error}; expected one JSON object per line with \"cmd\" {known}");
                 send(stream.get_mut(), &Answer::failed(why)).await?;
@@ -96,11 +103,31 @@ async fn answer(request: Line, requests: &mpsc::Sender<Request>) -> Answer {
                 Err(why) => Answer::failed(why),
             };
         }
-        Line::Status => return Answer::failed("status is answered with a report"),
+        Line::Status | Line::Watch { .. } => return Answer::failed("not answered with one line"),
     };
     match version.and_then(|version| version) {
         Ok(version) => Answer { ok: true, version: Some(version), ..Answer::default() },
         Err(why) => Answer::failed(why),
+    }
+}
+
+/// Shows changes until the client closes its end or says more, or the node ends.
+async fn show(mut stream: BufReader<UnixStream>, mut watch: Watch) -> io::Result<()> {
+    send(stream.get_mut(), &Answer { ok: true, ..Answer::default() }).await?;
+    loop {
+        let changes = tokio::select! {
+            changes = watch.next() => changes,
+            _ = stream.fill_buf() => return Ok(()),
+        };
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let mut lines = Vec::new();
+        for change in changes {
+            serde_json::to_writer(&mut lines, &*change)?;
+            lines.push(b'\n');
+        }
+        write(stream.get_mut(), &lines).await?;
     }
 }
 
@@ -123,7 +150,11 @@ async fn ask<T>(
 async fn send(stream: &mut UnixStream, answer: &impl serde::Serialize) -> io::Result<()> {
     let mut line = serde_json::to_vec(answer)?;
     line.push(b'\n');
-    timeout(IDLE, stream.write_all(&line)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+    write(stream, &line).await
+}
+
+async fn write(stream: &mut UnixStream, bytes: &[u8]) -> io::Result<()> {
+    timeout(IDLE, stream.write_all(bytes)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -158,13 +189,14 @@ async fn read_line(from: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Read> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::watch::{Change, Watchers};
     use crate::control::{Held, channel, client};
     use std::path::Path;
     use tokio::io::AsyncReadExt;
 
     /// A node that holds `k`, refuses to set `bad`, and never answers for `silent`.
     async fn fake_node(mut requests: mpsc::Receiver<Request>) {
-        let mut kept = Vec::new();
+        let (mut kept, mut watching) = (Vec::new(), Vec::new());
         while let Some(request) = requests.recv().await {
             match request {
                 Request::Set { key, reply, .. } if key == "silent" => kept.push(reply),
@@ -176,6 +208,19 @@ mod tests {
                     let _ = reply.send(if key == "k" { vec![held] } else { Vec::new() });
                 }
                 Request::Status(reply) => drop(reply),
+                Request::Watch { internal, reply } => {
+                    let mut watchers = Watchers::default();
+                    let _ = reply.send(watchers.watch(internal));
+                    let change = |key: &str| Change::Delete {
+                        node: "a".into(),
+                        key: key.into(),
+                        version: 1,
+                        at_mono_ns: 2,
+                    };
+                    watchers.push(change("_internal:x"));
+                    watchers.push(change("k"));
+                    watching.push(watchers);
+                }
             }
         }
     }
@@ -211,6 +256,23 @@ mod tests {
                 raw(path, lines).await,
                 "{\"ok\":true,\"version\":7}\n{\"ok\":false,\"error\":\"bad is not a key\"}\n{\"ok\":true,\"version\":7}\n{\"ok\":true,\"held\":[{\"node\":\"a\",\"value\":\"v\",\"version\":3}]}\n{\"ok\":true,\"held\":[]}\n"
             );
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_watch_shows_changes_until_the_client_closes() {
+        with_server(async |path| {
+            let mut stream = BufReader::new(UnixStream::connect(path).await.unwrap());
+            stream.get_mut().write_all(b"{\"cmd\":\"watch\"}\n").await.unwrap();
+            for expected in
+                ["{\"ok\":true}", r#"{"event":"delete","node":"a","key":"k","version":1,"at_mono_ns":2}"#]
+            {
+                let Read::Line(line) = read_line(&mut stream).await.unwrap() else { panic!("no line") };
+                assert_eq!(String::from_utf8(line).unwrap(), expected);
+            }
+            stream.get_mut().shutdown().await.unwrap();
+            assert_eq!(read_line(&mut stream).await.unwrap(), Read::End);
         })
         .await;
     }

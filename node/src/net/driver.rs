@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::config::{Config, Seed};
+use crate::control::watch::{Change, Watchers, upsert};
 use crate::control::{Held, Request, TraceId};
 use crate::metrics::{GossipTotals, Metrics, Published};
 use crate::proto::{self, Core, NodeId, Outbox, Protocol, Received};
@@ -54,6 +55,7 @@ pub(super) struct Driver {
     stamping: Stamping,
     batch: RecvBatch,
     observer: Observer,
+    watchers: Watchers,
     mapping: MappingReader,
     clock: ClockView,
     clock_note: Option<String>,
@@ -112,9 +114,11 @@ impl Driver {
             now,
             &clock,
         )?;
-        let source = [config.bind, config.advertise].map(|a| a.ip()).into_iter().find(|ip| !ip.is_unspecified());
-        let mut streams = Streams::start(helper, listener, source, core.stream_limits(), Arc::clone(&metrics))
-            .map_err(os("starting to listen"))?;
+        let source =
+            [config.bind, config.advertise].map(|a| a.ip()).into_iter().find(|ip| !ip.is_unspecified());
+        let mut streams =
+            Streams::start(helper, listener, source, core.stream_limits(), Arc::clone(&metrics))
+                .map_err(os("starting to listen"))?;
         if config.seeds.iter().any(|seed| seed.address().is_none()) {
             let (seeds, sender) = (config.seeds.clone(), streams.sender.clone());
             streams.keep(helper.spawn(resolve_seeds(seeds, config.seed_interval, config.advertise, sender)));
@@ -131,6 +135,7 @@ impl Driver {
         let slot = SLOT_MIN.max(config.max_packet_bytes);
         Ok(Self {
             observer: Observer::new(stats, metrics, stamping.tier(), recorder),
+            watchers: Watchers::default(),
             core,
             out: Outbox::default(),
             socket,
@@ -248,6 +253,9 @@ impl Driver {
 
     /// Does what the core wants done.
     fn carry_out(&mut self) {
+        if !self.out.events.is_empty() {
+            self.watchers.tell(&self.core, &self.out, mono_now());
+        }
         self.send();
         self.begin_streams();
     }
@@ -332,10 +340,17 @@ impl Driver {
             Request::Set { key, value, trace_id, reply } => {
                 let trace_id = trace_id.map(TraceId::bytes);
                 let done = self.core.set(&key, value.as_bytes(), trace_id, now, &self.clock);
+                if let Ok(version) = done {
+                    self.watchers.push(upsert(&self.core, &self.config.node_id, key, version, now));
+                }
                 let _ = reply.send(done.map_err(|e| e.to_string()));
             }
             Request::Delete { key, reply } => {
                 let done = self.core.delete(&key, now, &self.clock);
+                if let Ok(version) = done {
+                    let (node, at_mono_ns) = (self.config.node_id.clone(), now.as_nanos());
+                    self.watchers.push(Change::Delete { node, key, version, at_mono_ns });
+                }
                 let _ = reply.send(done.map_err(|e| e.to_string()));
             }
             Request::Get { key, reply } => {
@@ -346,6 +361,9 @@ impl Driver {
                     trace_id: found.trace_id.map(TraceId::from),
                 });
                 let _ = reply.send(held.collect());
+            }
+            Request::Watch { internal, reply } => {
+                let _ = reply.send(self.watchers.watch(internal));
             }
         }
     }

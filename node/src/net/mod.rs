@@ -114,6 +114,7 @@ pub fn run(
         .map_err(|source| NetError::Os { what: "starting the gossip thread", source })?;
     runtime.block_on(async move {
         let driver = Driver::start(config, metrics, &helper)?;
+        probe_user::memory::give_back();
         ready(driver.bound());
         driver.run(requests, shutdown).await
     })

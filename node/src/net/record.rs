@@ -1,13 +1,15 @@
 //! `--record FILE`: every packet's stamps as JSON lines, for replay and for holding against an outside truth.
 //!
-//! The packet path only hands a small value to a bounded channel; a thread of its own formats and writes. When
-//! it cannot keep up records are dropped and counted, and the count is the file's last line.
+//! The packet path only hands a small value to a channel; a thread of its own formats and writes. When it cannot
+//! keep up records are dropped and counted, and the count is the file's last line.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
 use probe_ebpf::parse::PacketId;
@@ -32,7 +34,9 @@ pub(super) enum Record {
 /// The packet path's end.
 #[derive(Debug)]
 pub(super) struct Recorder {
-    queue: SyncSender<Record>,
+    // Grows as far as it must: one that has its whole memory from the start would take 14 MB of a node.
+    queue: Sender<Record>,
+    waiting: Arc<AtomicUsize>,
     dropped: u64,
     writer: JoinHandle<io::Result<File>>,
 }
@@ -40,15 +44,24 @@ pub(super) struct Recorder {
 impl Recorder {
     pub(super) fn create(path: &Path) -> io::Result<Self> {
         let file = File::create(path)?;
-        let (queue, records) = sync_channel(QUEUE);
+        let (queue, records) = channel();
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let left = Arc::clone(&waiting);
         let writer = std::thread::Builder::new()
             .name("pikoscope-record".into())
-            .spawn(move || write_all(file, &records))?;
-        Ok(Self { queue, dropped: 0, writer })
+            .spawn(move || write_all(file, &records, &left))?;
+        Ok(Self { queue, waiting, dropped: 0, writer })
     }
 
     pub(super) fn push(&mut self, record: Record) {
-        if self.queue.try_send(record).is_err() {
+        // Only this thread adds, so it is never more than QUEUE.
+        if self.waiting.load(Ordering::Relaxed) >= QUEUE {
+            self.dropped += 1;
+            return;
+        }
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        // Fails when the writer has ended, which `finish` tells with its reason.
+        if self.queue.send(record).is_err() {
             self.dropped += 1;
         }
     }
@@ -62,9 +75,10 @@ impl Recorder {
     }
 }
 
-fn write_all(file: File, records: &Receiver<Record>) -> io::Result<File> {
+fn write_all(file: File, records: &Receiver<Record>, waiting: &AtomicUsize) -> io::Result<File> {
     let mut out = BufWriter::new(file);
     for record in records {
+        waiting.fetch_sub(1, Ordering::Relaxed);
         write_one(&mut out, &record)?;
     }
     out.into_inner().map_err(io::IntoInnerError::into_error)

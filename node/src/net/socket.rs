@@ -98,7 +98,9 @@ fn bind_both(udp: &Socket, address: SocketAddr) -> Result<TcpListener, NetError>
         let port = tcp.local_addr().map_err(|source| NetError::Listen { address, source })?.port();
         match udp.bind(&SocketAddr::new(address.ip(), port).into()) {
             Ok(()) => return Ok(tcp),
-            Err(e) if e.kind() == io::ErrorKind::AddrInUse && address.port() == 0 && tries < TRIES => tries += 1,
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse && address.port() == 0 && tries < TRIES => {
+                tries += 1
+            }
             Err(source) => return Err(NetError::Bind { address, source }),
         }
     }

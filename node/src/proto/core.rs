@@ -44,6 +44,8 @@ pub struct Core {
     pub(super) found: Comparison,
     pub(super) suspicions: Vec<Suspect>,
     pub(super) findings: Vec<Finding<usize>>,
+    /// Where the next slice of all nodes begins.
+    pub(super) slice_at: usize,
     round_at: MonoNs,
     pub(super) seed_at: MonoNs,
     beacon_at: MonoNs,
@@ -51,12 +53,12 @@ pub struct Core {
     pub(super) beacons: u64,
     /// The newest own version that this run told anyone of.
     pub(super) given: u64,
+    /// The same, in requests to join that were not answered yet.
+    pub(super) given_by_join: u64,
     /// A version of an earlier run, to be jumped past; 0 for none.
     pub(super) restart_above: u64,
     /// Before this, versions of an earlier run are not looked at again.
     pub(super) restart_at: MonoNs,
-    /// Rounds since one of the unreachable was asked.
-    rounds: u32,
 }
 
 /// A datagram and what the kernel told about it.
@@ -75,9 +77,6 @@ pub struct Received<'a> {
     /// The local clock.
     pub clock: &'a ClockView,
 }
-
-/// One of the unreachable is asked once in so many rounds: it may be back, or a split may have healed.
-const HOPE: u32 = 10;
 
 impl Core {
     /// A node that knows only itself.
@@ -108,15 +107,16 @@ impl Core {
             found: Comparison::default(),
             suspicions: Vec::new(),
             findings: Vec::new(),
+            slice_at: 0,
             round_at: phase(&mut rng, config.interval),
             seed_at: now,
             beacon_at: phase(&mut rng, config.beacon_interval),
             sweep_at: now,
             beacons: 0,
             given: 0,
+            given_by_join: 0,
             restart_above: 0,
             restart_at: now,
-            rounds: 0,
             rng,
             config,
         };
@@ -268,22 +268,8 @@ impl Core {
 
     /// Asks peers.
     fn round(&mut self, now: MonoNs, out: &mut Outbox) {
-        self.rounds += 1;
         for index in self.pick(self.config.fanout, &[]) {
             self.ask(index, now, out);
-        }
-        if self.rounds >= HOPE {
-            self.rounds = 0;
-            let lost: Vec<usize> = self
-                .state
-                .iter()
-                .filter(|(_, node)| node.unreachable.is_some() && node.left.is_none())
-                .map(|(index, _)| index)
-                .collect();
-            if !lost.is_empty() {
-                let index = lost[self.rng.random_range(0..lost.len())];
-                self.ask(index, now, out);
-            }
         }
     }
 

@@ -76,7 +76,6 @@ pub(crate) struct Detector<K> {
     any_heard: MonoNs,
     heard_since_tick: bool,
     last_tick: MonoNs,
-    quiet_until: MonoNs,
     counters: DetectorCounters,
 }
 
@@ -100,7 +99,6 @@ impl<K: Copy + Ord> Detector<K> {
             any_heard: now,
             heard_since_tick: false,
             last_tick: now,
-            quiet_until: now + config.grace,
             counters: DetectorCounters::default(),
         }
     }
@@ -319,7 +317,6 @@ impl<K: Copy + Ord> Detector<K> {
             doubt: self.health.factor(),
             slowness: (0.8 / (1.0 - self.loss.min(0.8))).max(1.0),
             probes: (needed.ceil().min(255.0) as u8).clamp(least, Config::PROBES_MAX),
-            quiet_until: self.quiet_until,
         }
     }
 }

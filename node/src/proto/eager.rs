@@ -177,8 +177,10 @@ impl Core {
                 }
             }
         }
+        self.counters.digest_entries_sent += u64::from(w.listed());
         w.finish();
         self.gave(SELF, given);
+        self.counters.deltas_sent += 1;
         self.counters.pushes_sent += 1;
         out.close(transmit);
     }
@@ -200,6 +202,8 @@ impl Core {
             for node in nodes.iter().filter_map(|node| self.state.at(*node)) {
                 w.list(Listed { node: node.name, version: node.version });
             }
+            self.counters.digest_entries_sent += u64::from(w.listed());
+            self.counters.digests_sent += 1;
             let len = w.finish();
             self.charge(len);
             self.counters.offers_sent += 1;

@@ -46,8 +46,10 @@ pub(super) struct Comparison {
 
 /// Packets that one request can set off: what is missing beyond that comes with the next one.
 const BURST: usize = 4;
-/// Nodes listed beyond the asked for when sums differ for an unknown reason.
+/// Nodes listed beyond the asked for when sums differ for an unknown reason: those that changed last...
 const SPARE: usize = 24;
+/// ...and when that was not the reason either, any, in turn.
+const SLICE: usize = 96;
 /// A node that changed this short a time ago is passed on at once by whoever asks for it.
 const FRESH: Span = Span::from_millis(500);
 
@@ -217,7 +219,7 @@ impl Core {
                     self.given = self.given.max(written.last_version.unwrap_or(0));
                 }
                 self.counters.delta_entries_sent += written.entries as u64;
-                self.counters.oversized += u64::from(written.oversized);
+                self.counters.oversized += u64::from(written.oversized && asker.allowance.is_none());
                 if written.left_out == 0 || written.oversized {
                     next += 1;
                     continue;
@@ -231,7 +233,7 @@ impl Core {
                     w.list(*listed);
                 }
                 if !found.rest_equal {
-                    list_more(&self.state, &mut found.listed, step, &mut self.rng, &mut w);
+                    list_more(&self.state, &mut found.listed, step, &mut self.slice_at, &mut w);
                 }
                 self.counters.digest_entries_sent += u64::from(w.listed());
                 self.counters.digests_sent += 1;
@@ -316,11 +318,11 @@ fn list_more(
     state: &super::state::State,
     listed: &mut Vec<bool>,
     step: Step,
-    rng: &mut rand::rngs::StdRng,
+    slice_at: &mut usize,
     w: &mut PacketWriter<'_>,
 ) {
     listed.resize(state.end(), false);
-    let mut left = SPARE;
+    let mut left = if step == Step::Answer { SPARE } else { SLICE };
     let mut list = |w: &mut PacketWriter<'_>, index: usize| {
         let Some(node) = state.at(index).filter(|node| node.listed) else { return true };
         if std::mem::replace(&mut listed[index], true) {
@@ -336,8 +338,9 @@ fn list_more(
             }
         }
     } else {
-        let first = rng.random_range(0..state.end());
+        let first = *slice_at % state.end();
         for index in (first..state.end()).chain(0..first) {
+            *slice_at = index;
             if !list(w, index) {
                 return;
             }

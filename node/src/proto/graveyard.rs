@@ -283,6 +283,7 @@ mod tests {
             assert_eq!(yard.get(id("x")).unwrap().cause, Cause::Left);
             // Nor does its age: told again and again, it keeps its first.
             assert_eq!(yard.admit(id("x"), left(10), now + Span::from_secs(50)), Admission::Refused);
+            assert_eq!(yard.admit(id("x"), left(8), now + Span::from_secs(51)), Admission::Refused);
             assert_eq!(yard.get(id("x")), Some(Grave { version: 10, cause: Cause::Left, at: now }));
             // One that was told before the leave is no way back either.
             assert_eq!(yard.admit(id("x"), relayed(8), now), Admission::Refused);

@@ -9,6 +9,7 @@ use rand::Rng as _;
 
 use super::core::Core;
 use super::delta::Carrier;
+use super::entry::Stored;
 use super::outbox::StreamKind;
 use super::peer::Protocol;
 use super::state::SELF;
@@ -70,8 +71,8 @@ impl Core {
         let digest =
             [DigestEntry { id: own.id.as_str(), addr: &self.advertise, version: own.version, left: false }];
         stream::put_join_request(out, &sender, &nodes, &digest);
-        let version = own.version;
-        self.gave(SELF, Some(version));
+        // What the seed knew before is in its answer; only then these versions are this run's to others.
+        self.given_by_join = own.version;
     }
 
     /// Writes the request that tells a member that this node leaves.
@@ -101,6 +102,10 @@ impl Core {
             stream::Request::Join { header, delta, digest } => {
                 self.check_id(header.node_id)?;
                 let carrier = self.stream_carrier(header.node_id, now, clock);
+                let past = self.state.find(header.node_id).and_then(|index| {
+                    let node = &self.state[index];
+                    Some((node.addr.to_string(), node.stored_since(0).last().map(|(v, e)| (v, e.clone()))?))
+                });
                 self.apply_own_state(&header, &delta, &carrier, out);
                 if let Some(index) = self.state.find(header.node_id) {
                     let shares_v1 = self.shares_v1(header.max_version);
@@ -115,7 +120,7 @@ impl Core {
                         self.find_restart(entry.version, now);
                     }
                 }
-                self.write_join_response(&header, &digest, response);
+                self.write_join_response(&header, &digest, past.as_ref(), response);
                 self.counters.joins_received += 1;
             }
             stream::Request::Leave { header, delta } => {
@@ -164,6 +169,7 @@ impl Core {
             self.questions.expect(NodeRef::of(node.head.id), now);
             self.apply_v0(&node, &carrier, out);
         }
+        self.given = self.given.max(self.given_by_join);
         if let Some(index) = self.state.find(response.header.node_id) {
             let protocol =
                 if self.shares_v1(response.header.max_version) { Protocol::V1 } else { Protocol::V0 };
@@ -204,10 +210,12 @@ impl Core {
         }
     }
 
+    /// `past`: what was known of the new member before it came; it shows whether it had an earlier run.
     fn write_join_response(
         &mut self,
         header: &v0::Header<'_>,
         digest: &v0::Digest<'_>,
+        past: Option<&(String, (u64, Stored))>,
         response: &mut Vec<u8>,
     ) {
         let listed: std::collections::BTreeMap<&str, u64> =
@@ -218,21 +226,21 @@ impl Core {
             .filter_map(|index| {
                 let node = self.state.at(index)?;
                 let from = listed.get(node.id.as_str()).copied().unwrap_or(0);
-                // It learns of its own past, if it has one.
-                let own_past = node.id.as_str() == header.node_id && node.version > from;
-                ((node.is_alive() || own_past) && node.version > from)
-                    .then(|| (index, node.addr.to_string(), from))
+                let news = node.version > from && node.id.as_str() != header.node_id;
+                (node.is_alive() && news).then(|| (index, node.addr.to_string(), from))
             })
             .collect();
-        let nodes: Vec<stream::Node<'_>> = lacking
-            .iter()
-            .map(|(index, addr, from)| {
-                let node = &self.state[*index];
-                let entries =
-                    node.stored_since(*from).map(|(version, entry)| entry.on_wire_v0(version)).collect();
-                stream::Node { head: v0::NodeHead { id: node.id.as_str(), addr }, entries }
-            })
-            .collect();
+        let own_past = past.map(|(addr, (version, entry))| stream::Node {
+            head: v0::NodeHead { id: header.node_id, addr },
+            entries: vec![entry.on_wire_v0(*version)],
+        });
+        let others = lacking.iter().map(|(index, addr, from)| {
+            let node = &self.state[*index];
+            let entries =
+                node.stored_since(*from).map(|(version, entry)| entry.on_wire_v0(version)).collect();
+            stream::Node { head: v0::NodeHead { id: node.id.as_str(), addr }, entries }
+        });
+        let nodes: Vec<stream::Node<'_>> = own_past.into_iter().chain(others).collect();
         let written =
             stream::put_join_response(response, self.config.stream_bytes, &self.stream_sender(), &nodes);
         self.counters.left_out += (nodes.len() - written) as u64;

@@ -14,8 +14,8 @@ pub(crate) struct Config {
     pub(crate) probes: u8,
     /// Probes sent per interval, at most, beside those of the rounds. Default 4.
     pub(crate) probes_per_interval: u8,
-    /// How long a peer just learnt, or all of them after a start or a pause of this node, cannot be suspected
-    /// on this node's own evidence. Default 2 s.
+    /// How long a peer just learnt, and so all of them after a start, cannot be suspected on this node's own
+    /// evidence. Default 2 s.
     pub(crate) grace: Span,
     /// How far a rumour's version may lie above the known one to be believed. Default 2^32, as in
     /// [`Limits`](crate::proto::Limits).

@@ -72,8 +72,6 @@ pub(super) struct Surroundings {
     pub(super) slowness: f64,
     /// Failed requests in a row that make a suspect.
     pub(super) probes: u8,
-    /// Until then this node suspects nobody.
-    pub(super) quiet_until: MonoNs,
 }
 
 impl<K: Copy + Eq> Peer<K> {
@@ -131,7 +129,7 @@ impl<K: Copy + Eq> Peer<K> {
 
     /// Too early to blame it for anything.
     pub(super) fn in_grace(&self, around: &Surroundings, now: MonoNs) -> bool {
-        now < (self.learnt + around.config.grace).max(around.quiet_until)
+        now < self.learnt + around.config.grace
     }
     /// May this node suspect it on its own evidence?
     pub(super) fn may_accuse(&self, around: &Surroundings, now: MonoNs) -> bool {

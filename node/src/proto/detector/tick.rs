@@ -62,9 +62,6 @@ impl<K: Copy + Ord> Detector<K> {
         if self.any_heard <= self.last_tick {
             self.any_heard = self.any_heard + lost;
         }
-        if lost > Span::from_secs(1) {
-            self.quiet_until = self.quiet_until.max(now + self.config.grace);
-        }
         let around = self.surroundings();
         self.timers.clear();
         for (key, peer) in &mut self.peers {

@@ -4,3 +4,4 @@ mod hostile;
 mod measuring;
 mod mixed;
 mod net;
+mod traps;

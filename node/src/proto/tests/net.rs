@@ -164,6 +164,14 @@ impl Net {
         let Host { core, clock, .. } = &mut self.hosts[host];
         core.set(key, value, None, self.now, clock).unwrap()
     }
+    /// A host says goodbye and is gone.
+    pub(super) fn leave(&mut self, host: usize) {
+        let mut out = Outbox::default();
+        let Host { core, clock, .. } = &mut self.hosts[host];
+        core.leave(self.now, clock, &mut out);
+        self.settle(host, self.now, out);
+        self.hosts[host].up = false;
+    }
     /// What `host` holds of `of`'s keys that are not internal.
     pub(super) fn held(&self, host: usize, of: usize) -> BTreeMap<String, Vec<u8>> {
         let core = &self.hosts[host].core;

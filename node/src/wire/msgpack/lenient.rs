@@ -11,6 +11,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// Of `field`; `Malformed` for another type, or for a key that is not a string.
+    #[inline]
     pub(crate) fn fields(
         &mut self,
         names: &[&str],
@@ -20,10 +21,21 @@ impl<'a> Reader<'a> {
             return Ok(());
         }
         if let Some(pairs) = self.map()? {
+            let mut expected = 0;
             for _ in 0..pairs {
                 let key = self.bytes_or_nil()?;
-                match names.iter().position(|name| name.as_bytes() == key) {
-                    Some(index) => field(index, self)?,
+                let is_key = |name: &&str| name.as_bytes() == key;
+                // Nearly always they come in order.
+                let found = if names.get(expected).is_some_and(is_key) {
+                    Some(expected)
+                } else {
+                    names.iter().position(is_key)
+                };
+                match found {
+                    Some(index) => {
+                        field(index, self)?;
+                        expected = index + 1;
+                    }
                     None => self.skip(1)?,
                 }
             }

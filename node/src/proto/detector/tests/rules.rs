@@ -243,18 +243,18 @@ fn nobody_is_suspected_just_after_being_learnt_or_just_after_the_start() {
     let config = Config::new(Span::from_millis(100), 1);
     let mut bench = Bench { detector: Detector::new(config, ms(0)), rng: StdRng::seed_from_u64(1), now: 0 };
     bench.detector.learn(99, 1, false, ms(0));
-    bench.detector.learn(1, 1, false, ms(0));
-    bench.detector.asked(1, ms(0));
-    assert!(!probes(&bench.run_to(1_990), 1).is_empty());
-    assert_eq!(bench.state(1), Reachability::Alive);
-    bench.run_to(4_000);
-    assert_ne!(bench.state(1), Reachability::Alive);
-    bench.detector.learn(2, 1, false, ms(4_000));
-    bench.detector.asked(2, ms(4_000));
-    bench.run_to(5_990);
-    assert_eq!(bench.state(2), Reachability::Alive);
-    bench.run_to(8_000);
-    assert_ne!(bench.state(2), Reachability::Alive);
+    for start in [0, 4_000] {
+        let peer = 1 + start as u32;
+        bench.detector.learn(peer, 1, false, ms(start));
+        bench.detector.measured(peer, Span::from_millis(1));
+        bench.detector.asked(peer, ms(start));
+        let findings = bench.run_to(start + 1_990);
+        assert!(probes(&findings, peer).len() > 6, "asked again and again: {findings:?}");
+        assert_eq!(bench.state(peer), Reachability::Alive);
+        bench.run_to(start + 2_400);
+        assert_ne!(bench.state(peer), Reachability::Alive);
+        bench.run_to(start + 4_000);
+    }
 }
 
 #[test]
@@ -332,6 +332,35 @@ fn suspicions_proven_wrong_make_this_node_slower_to_judge() {
     assert!(first_probe[1] > 750, "{first_probe:?}");
     bench.run_to(bench.now + 1_000);
     assert_eq!(bench.detector.health(), 0);
+}
+
+#[test]
+fn on_a_lossy_network_it_takes_more_failures_and_longer_suspicions() {
+    let mut bench = Bench::settled(20);
+    for _ in 0..100 {
+        // The first request is lost, the second answered.
+        bench.detector.asked(2, ms(bench.now));
+        bench.run_to(bench.now + 1_020);
+        bench.detector.heard(2, Contact::Answer, ms(bench.now));
+    }
+    let loss = bench.detector.loss();
+    assert!(loss > 0.7, "{loss}");
+    bench.detector.remove(1);
+    bench.detector.learn(1, 10, false, ms(bench.now));
+    bench.run_to(bench.now + 3_000);
+    assert_eq!(bench.detector.health(), 0);
+    let start = bench.now;
+    for by in 3..7 {
+        bench.accused(1, by, 10);
+    }
+    let waited = (bench.verdict(1) - start) as f64 / 1_500.0;
+    let expected = 0.8 / (1.0 - loss.min(0.8));
+    assert!((waited - expected).abs() < 0.05, "{waited} times the shortest, expected {expected}");
+    let start = bench.now;
+    bench.detector.measured(2, Span::from_millis(1));
+    bench.detector.asked(2, ms(start));
+    assert!(probes(&bench.run_to(start + 3_500), 2).len() > 10);
+    assert_eq!(bench.state(2), Reachability::Alive);
 }
 
 #[test]
