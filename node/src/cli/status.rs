@@ -284,7 +284,7 @@ mod tests {
             "refused   truncated 3\n",
             "TCP from  slow 4\n",
             "health    doubts itself (2 of 8)",
-            "b   10.0.0.2:7176  alive   v1            250.0 us        4        2\n",
+            "b   10.0.0.2:7176  alive   v1          250.0 us        4        2\n",
             "FROM      PACKETS  LOST             NETWORK      +-         HANDLING  NETWORK FROM\n",
             "a\\u{1b}c        9     1  70.0 us / 210.0 us  5.0 us  900 ns / 2.7 us  app_tx, ntp\n",
             "users, from their creation to here, p50 / p99\n  none yet\n",

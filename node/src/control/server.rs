@@ -324,7 +324,7 @@ mod tests {
     async fn a_gossip_thread_that_does_not_answer_is_named() {
         let (to_node, requests) = channel();
         let node = tokio::spawn(fake_node(requests));
-        let set = Line::Set { key: "silent".into(), value: String::new() };
+        let set = Line::Set { key: "silent".into(), value: String::new(), trace_id: None };
         assert_eq!(
             answer(set, &to_node).await,
             Answer::failed("the gossip thread did not answer within 5 s")
