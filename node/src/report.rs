@@ -36,6 +36,9 @@ pub struct NodeReport {
     pub beacons: Vec<EntryReport>,
     /// Members this node knows, itself included.
     pub members: Vec<MemberReport>,
+    /// What gossip did.
+    #[serde(default)]
+    pub gossip: GossipReport,
     /// Datagrams that were refused, by reason.
     pub rejected: BTreeMap<String, u64>,
     /// Entries that are no propagation samples, by reason.
@@ -153,6 +156,32 @@ pub struct MemberReport {
     pub version: u64,
     /// Live entries.
     pub entries: u64,
+    /// How it is spoken to: `v0` (Piko's format) or `v1`.
+    #[serde(default)]
+    pub protocol: String,
+    /// `alive`, `suspect`, `unreachable` or `left`.
+    #[serde(default)]
+    pub status: String,
+    /// Smoothed time from a request to its answer, waiting at both ends included; absent before the first.
+    #[serde(default)]
+    pub round_trip_ns: Option<i64>,
+}
+
+/// What gossip did, and how this node judges itself.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct GossipReport {
+    /// 0 when this node is well, up to 8 when it should not trust its own eyes about others.
+    pub local_health: u8,
+    /// Share of requests to living peers that went unanswered lately: the loss of both ways together.
+    pub loss: f64,
+    /// Totals of the protocol since start, by event.
+    pub events: BTreeMap<String, u64>,
+    /// Totals of the failure detector since start, by event.
+    pub detector: BTreeMap<String, u64>,
+    /// TCP conversations that others began and that came to nothing, by reason.
+    pub inbound_failed: BTreeMap<String, u64>,
+    /// TCP conversations that this node began and that came to nothing, by reason.
+    pub outbound_failed: BTreeMap<String, u64>,
 }
 
 /// A bound as it is reported: a clock that nothing vouches for gives [`Span::MAX`], which is no number to show.

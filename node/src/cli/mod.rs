@@ -10,12 +10,13 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{self, Settings};
-use crate::control::{Line, client};
+use crate::control::{Line, TraceId, client};
 
 mod doctor;
 mod run;
 mod status;
 mod table;
+mod watch;
 
 pub use status::render as render_status;
 
@@ -50,6 +51,9 @@ enum Command {
         key: String,
         /// Value
         value: String,
+        /// The trace that it belongs to (W3C trace-id, 32 hexadecimal digits); it travels with the entry
+        #[arg(long, value_name = "HEX")]
+        trace_id: Option<TraceId>,
         #[command(flatten)]
         control: Control,
     },
@@ -66,6 +70,17 @@ enum Command {
         key: String,
         #[command(flatten)]
         control: Control,
+    },
+    /// Show changes as they happen: nodes that come and go, keys that get values
+    Watch {
+        #[command(flatten)]
+        control: Control,
+        /// One JSON object per change
+        #[arg(long)]
+        json: bool,
+        /// The protocol's own keys too
+        #[arg(long)]
+        internal: bool,
     },
     /// Tell what this host can measure, why not more, and what to do about it
     Doctor {
@@ -125,9 +140,12 @@ impl Command {
             Self::Run(run) => run::run(*run)?,
             Self::Status { control, json } => status::status(&control.path()?, json)?,
             Self::Top { control } => status::top(&control.path()?)?,
-            Self::Set { key, value, control } => change(control, Line::Set { key, value })?,
+            Self::Set { key, value, trace_id, control } => {
+                change(control, Line::Set { key, value, trace_id })?
+            }
             Self::Delete { key, control } => change(control, Line::Delete { key })?,
             Self::Get { key, control } => return get(control, key),
+            Self::Watch { control, json, internal } => watch::watch(&control.path()?, json, internal)?,
             Self::Doctor { control, chrony, json } => {
                 return doctor::doctor(control.path().ok(), chrony, json);
             }
@@ -138,7 +156,7 @@ impl Command {
 
 fn change(control: Control, line: Line) -> Result<(), Failure> {
     let answer = client::ask(&control.path()?, &line)?;
-    print(&format!("version {}\n", answer.version.unwrap_or_default()))
+    print(&format!("version {}\n", answer.version.unwrap_or_default())).map(drop)
 }
 
 /// Nobody holding the key is an answer, and still a failure: scripts want to tell.
@@ -147,23 +165,29 @@ fn get(control: Control, key: String) -> Result<ExitCode, Failure> {
     if held.is_empty() {
         return Err(format!("no node holds the key {key:?}").into());
     }
-    let mut table = table::Table::new(&["NODE", "VERSION", "VALUE"]).right(&[1]);
+    // Few use traces, and none need a column of dashes.
+    let traced = held.iter().any(|held| held.trace_id.is_some());
+    let header = ["NODE", "VERSION", "TRACE", "VALUE"];
+    let header: Vec<_> = header.into_iter().filter(|name| traced || *name != "TRACE").collect();
+    let mut table = table::Table::new(&header).right(&[1]);
     for held in held {
-        table.row([held.node, held.version.to_string(), held.value]);
+        let trace = held.trace_id.map_or_else(|| "-".into(), |id| id.to_string());
+        let cells = [held.node, held.version.to_string()].into_iter();
+        table.row(cells.chain(traced.then_some(trace)).chain([held.value]));
     }
     print(&table.to_string())?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// To standard output; a reader that went away (`| head`) is no failure.
-fn print(text: &str) -> Result<(), Failure> {
+/// To standard output; a reader that went away (`| head`) is no failure, and told by `false`.
+fn print(text: &str) -> Result<bool, Failure> {
     use std::io::Write;
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(format!("cannot write to standard output: {error}").into())
         }
-        _ => Ok(()),
+        written => Ok(written.is_ok()),
     }
 }
 

@@ -15,18 +15,20 @@ use crate::report::{AccountingReport, ClockReport, EntryReport, NodeReport, Quan
 pub(super) fn status(control: &Path, json: bool) -> Result<(), Failure> {
     let report = client::status(control)?;
     if json {
-        return print(&(serde_json::to_string_pretty(&report)? + "\n"));
+        return print(&(serde_json::to_string_pretty(&report)? + "\n")).map(drop);
     }
-    print(&render(&report))
+    print(&render(&report)).map(drop)
 }
 
-/// Until it is interrupted or the node goes away.
+/// Until it is interrupted, its reader goes away or the node does.
 pub(super) fn top(control: &Path) -> Result<(), Failure> {
     loop {
         let report = client::status(control)?;
         // Home, the text with the rest of every line cleared, then the rest of the screen.
         let text = render(&report).replace('\n', "\x1b[K\n");
-        print(&format!("\x1b[H{text}\x1b[J"))?;
+        if !print(&format!("\x1b[H{text}\x1b[J"))? {
+            return Ok(());
+        }
         std::thread::sleep(Duration::from_secs(1));
     }
 }
@@ -43,7 +45,16 @@ pub fn render(report: &NodeReport) -> String {
             format!("{:.0} ns per packet over {} runs", report.probe.ns_per_packet, report.probe.run_cnt);
         facts.row(["cost".into(), cost]);
     }
-    for (name, reasons) in [("refused", &report.rejected), ("no samples", &report.not_samples)] {
+    if report.gossip.local_health > 0 {
+        let health = format!("doubts itself ({} of 8): it ran late or heard from nobody", report.gossip.local_health);
+        facts.row(["health".into(), health]);
+    }
+    for (name, reasons) in [
+        ("refused", &report.rejected),
+        ("TCP from", &report.gossip.inbound_failed),
+        ("TCP to", &report.gossip.outbound_failed),
+        ("no samples", &report.not_samples),
+    ] {
         let list: Vec<_> =
             reasons.iter().filter(|(_, n)| **n > 0).map(|(why, n)| format!("{why} {n}")).collect();
         if !list.is_empty() {
@@ -176,10 +187,18 @@ fn entries(reports: &[EntryReport]) -> Table {
 }
 
 fn members(report: &NodeReport) -> Table {
-    let mut table = Table::new(&["ID", "ADDRESS", "VERSION", "ENTRIES"]).right(&[2, 3]);
+    let header = ["ID", "ADDRESS", "STATUS", "PROTOCOL", "ROUND TRIP", "VERSION", "ENTRIES"];
+    let mut table = Table::new(&header).right(&[4, 5, 6]);
     for member in &report.members {
-        let version = member.version.to_string();
-        table.row([member.id.clone(), member.address.clone(), version, member.entries.to_string()]);
+        table.row([
+            member.id.clone(),
+            member.address.clone(),
+            member.status.clone(),
+            member.protocol.clone(),
+            member.round_trip_ns.map_or_else(|| "-".into(), |ns| Span::from_nanos(ns).to_string()),
+            member.version.to_string(),
+            member.entries.to_string(),
+        ]);
     }
     table
 }
@@ -191,7 +210,7 @@ fn pair(p50: i64, p99: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{MemberReport, PathReport, ProbeReport};
+    use crate::report::{GossipReport, MemberReport, PathReport, ProbeReport};
     use probe_user::clock::{ClockSource, ClockState};
     use std::collections::BTreeMap;
 
@@ -239,7 +258,16 @@ mod tests {
                 address: "10.0.0.2:7176".into(),
                 version: 4,
                 entries: 2,
+                protocol: "v1".into(),
+                status: "alive".into(),
+                round_trip_ns: Some(250_000),
             }],
+            gossip: GossipReport {
+                local_health: 2,
+                events: BTreeMap::from([("duplicates".into(), 5)]),
+                inbound_failed: BTreeMap::from([("slow".into(), 4)]),
+                ..GossipReport::default()
+            },
             rejected: BTreeMap::from([("truncated".into(), 3), ("trailing".into(), 0)]),
             not_samples: BTreeMap::new(),
         }
@@ -249,11 +277,14 @@ mod tests {
     fn a_reader_finds_clock_accounting_paths_and_members() {
         let text = render(&report());
         for expected in [
-            "node     b at 10.0.0.2:7176, kernel 6.18.0\n",
+            "node      b at 10.0.0.2:7176, kernel 6.18.0\n",
             "synchronised, 50.00 ms slow +- 1.00 ms, according to chronyd 300.00 ms ago\n",
             "9 seen = 9 matched + 0 unmatched + 0 late + 0 ring full + 0 pending",
             "218 ns per packet over 9 runs",
-            "refused  truncated 3\n",
+            "refused   truncated 3\n",
+            "TCP from  slow 4\n",
+            "health    doubts itself (2 of 8)",
+            "b   10.0.0.2:7176  alive   v1          250.0 us        4        2\n",
             "FROM      PACKETS  LOST             NETWORK      +-         HANDLING  NETWORK FROM\n",
             "a\\u{1b}c        9     1  70.0 us / 210.0 us  5.0 us  900 ns / 2.7 us  app_tx, ntp\n",
             "users, from their creation to here, p50 / p99\n  none yet\n",

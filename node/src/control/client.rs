@@ -1,4 +1,4 @@
-//! The other end of the control socket: what `pikoscope status`, `set`, `get` and `delete` use.
+//! The other end of the control socket: what `pikoscope status`, `set`, `get`, `delete` and `watch` use.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
+use super::watch::Change;
 use super::{Answer, Line};
 use crate::report::NodeReport;
 
@@ -50,6 +51,10 @@ pub fn status(path: &Path) -> Result<NodeReport, ClientError> {
 /// See [`ClientError`]; an answer that says no is [`ClientError::Refused`].
 pub fn ask(path: &Path, request: &Line) -> Result<Answer, ClientError> {
     let answer: Answer = parse(path, &exchange(path, request)?)?;
+    accepted(answer)
+}
+
+fn accepted(answer: Answer) -> Result<Answer, ClientError> {
     if answer.ok {
         Ok(answer)
     } else {
@@ -63,6 +68,20 @@ fn parse<T: DeserializeOwned>(path: &Path, line: &str) -> Result<T, ClientError>
 
 fn exchange(path: &Path, request: &Line) -> Result<String, ClientError> {
     let io = |error| ClientError::Io { path: path.to_owned(), error };
+    let (stream, written) = open(path, request)?;
+    let mut answer = String::new();
+    let read = BufReader::new(stream.take(MAX_ANSWER)).read_line(&mut answer);
+    if answer.is_empty() {
+        written.and(read).map_err(io)?;
+        return Err(io(io::ErrorKind::UnexpectedEof.into()));
+    }
+    Ok(answer)
+}
+
+/// Sends a request, and tells whether it could be written: a refused connection is answered and closed at once, and then
+/// the answer counts, not the failed write.
+fn open(path: &Path, request: &Line) -> Result<(UnixStream, io::Result<()>), ClientError> {
+    let io = |error| ClientError::Io { path: path.to_owned(), error };
     let mut stream = UnixStream::connect(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
             ClientError::NotRunning(path.to_owned())
@@ -75,13 +94,46 @@ fn exchange(path: &Path, request: &Line) -> Result<String, ClientError> {
     let mut line = serde_json::to_vec(request)
         .map_err(|error| ClientError::Malformed { path: path.to_owned(), error })?;
     line.push(b'\n');
-    // A refused connection is answered and closed at once: then the answer counts, not the failed write.
     let written = stream.write_all(&line);
-    let mut answer = String::new();
-    let read = BufReader::new(stream.take(MAX_ANSWER)).read_line(&mut answer);
-    if answer.is_empty() {
+    Ok((stream, written))
+}
+
+/// Changes at a node as they happen; ends when the node does.
+#[derive(Debug)]
+pub struct Changes {
+    path: PathBuf,
+    lines: BufReader<UnixStream>,
+}
+
+/// Begins a watch of the node at `path`: every change from here on, those of the protocol's own keys if `internal`.
+///
+/// # Errors
+/// See [`ClientError`].
+pub fn watch(path: &Path, internal: bool) -> Result<Changes, ClientError> {
+    let io = |error| ClientError::Io { path: path.to_owned(), error };
+    let (stream, written) = open(path, &Line::Watch { internal })?;
+    let mut lines = BufReader::new(stream);
+    let mut first = String::new();
+    let read = lines.read_line(&mut first);
+    if first.is_empty() {
         written.and(read).map_err(io)?;
         return Err(io(io::ErrorKind::UnexpectedEof.into()));
     }
-    Ok(answer)
+    accepted(parse(path, &first)?)?;
+    // Nothing may happen for as long as it likes.
+    lines.get_ref().set_read_timeout(None).map_err(io)?;
+    Ok(Changes { path: path.to_owned(), lines })
+}
+
+impl Iterator for Changes {
+    type Item = Result<Change, ClientError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let mut line = String::new();
+        match self.lines.read_line(&mut line) {
+            Ok(0) => None,
+            Ok(_) => Some(parse(&self.path, &line)),
+            Err(error) => Some(Err(ClientError::Io { path: self.path.clone(), error })),
+        }
+    }
 }

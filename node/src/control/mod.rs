@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! {"cmd":"status"}                          -> a NodeReport
-//! {"cmd":"set","key":"k","value":"v"}       -> {"ok":true,"version":7}
+//! {"cmd":"set","key":"k","value":"v"}       -> {"ok":true,"version":7}; "trace_id" may give it one, in hex
 //! {"cmd":"delete","key":"k"}                -> {"ok":true,"version":8}
 //! {"cmd":"get","key":"k"}                   -> {"ok":true,"held":[{"node":"a","value":"v","version":7}]}
 //! {"cmd":"watch"}                           -> {"ok":true}, then a line per change, until the client closes
@@ -13,7 +13,7 @@
 //! anything that fails                       -> {"ok":false,"error":"one sentence"}
 //! ```
 //!
-//! The lines of a watch are [`watch::Change`]s: `{"event":"upsert","node":"a","key":"k","version":7,"at_mono_ns":9}`.
+//! The lines of a watch are [`watch::Change`]s: `{"event":"upsert","node":"a","key":"k","value":"v","version":7,"at_mono_ns":9}`.
 //!
 //! Whoever may open the socket may change entries, so its mode is 0600 from the first moment on
 //! ([`socket`]).
@@ -26,8 +26,10 @@ use crate::report::NodeReport;
 pub mod client;
 pub mod server;
 pub mod socket;
+mod trace_id;
 pub mod watch;
 
+pub use trace_id::{NoTraceId, TraceId};
 use watch::Watch;
 
 /// Requests that may wait for the gossip thread at a time; more wait at their senders.
@@ -45,6 +47,8 @@ pub enum Request {
         key: String,
         /// Value.
         value: String,
+        /// The trace that it belongs to.
+        trace_id: Option<TraceId>,
         /// For the new version.
         reply: oneshot::Sender<Result<u64, String>>,
     },
@@ -80,6 +84,9 @@ pub struct Held {
     pub value: String,
     /// Version within the owner's state.
     pub version: u64,
+    /// The trace that it belongs to, if that is known.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub trace_id: Option<TraceId>,
 }
 
 /// The gossip thread's end and the admin thread's end.
@@ -96,6 +103,8 @@ pub enum Line {
     Set {
         key: String,
         value: String,
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        trace_id: Option<TraceId>,
     },
     Delete {
         key: String,

@@ -93,7 +93,9 @@ async fn converse(stream: UnixStream, requests: &mpsc::Sender<Request>) -> io::R
 /// Passes a request on, and its answer back.
 async fn answer(request: Line, requests: &mpsc::Sender<Request>) -> Answer {
     let version = match request {
-        Line::Set { key, value } => ask(requests, |reply| Request::Set { key, value, reply }).await,
+        Line::Set { key, value, trace_id } => {
+            ask(requests, |reply| Request::Set { key, value, trace_id, reply }).await
+        }
         Line::Delete { key } => ask(requests, |reply| Request::Delete { key, reply }).await,
         Line::Get { key } => {
             return match ask(requests, |reply| Request::Get { key, reply }).await {
@@ -202,7 +204,7 @@ mod tests {
                     let _ = reply.send(if key == "bad" { Err("bad is not a key".into()) } else { Ok(7) });
                 }
                 Request::Get { key, reply } => {
-                    let held = Held { node: "a".into(), value: "v".into(), version: 3 };
+                    let held = Held { node: "a".into(), value: "v".into(), version: 3, trace_id: None };
                     let _ = reply.send(if key == "k" { vec![held] } else { Vec::new() });
                 }
                 Request::Status(reply) => drop(reply),
@@ -322,7 +324,7 @@ mod tests {
     async fn a_gossip_thread_that_does_not_answer_is_named() {
         let (to_node, requests) = channel();
         let node = tokio::spawn(fake_node(requests));
-        let set = Line::Set { key: "silent".into(), value: String::new() };
+        let set = Line::Set { key: "silent".into(), value: String::new(), trace_id: None };
         assert_eq!(
             answer(set, &to_node).await,
             Answer::failed("the gossip thread did not answer within 5 s")

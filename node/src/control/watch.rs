@@ -10,7 +10,8 @@ use probe_ebpf::time::MonoNs;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::{self, Receiver, Sender, error::TrySendError};
 
-use crate::proto::{EntryArrival, Event, Outbox};
+use super::TraceId;
+use crate::proto::{Core, EntryArrival, Event, Outbox};
 use crate::wire::INTERNAL_PREFIX;
 
 /// Changes that may wait for a watcher.
@@ -64,8 +65,14 @@ pub enum Change {
         node: String,
         /// Which.
         key: String,
+        /// The value; absent when there is a newer one already, of which the next change tells.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        value: Option<String>,
         /// The owner's version of it.
         version: u64,
+        /// The trace that it belongs to, if that is known.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        trace_id: Option<TraceId>,
         /// When.
         at_mono_ns: i64,
     },
@@ -130,8 +137,8 @@ impl Watchers {
         Ok(Watch { queue, missed })
     }
 
-    /// Tells what one datagram changed, applied at `at`.
-    pub fn tell(&mut self, found: &Outbox, at: MonoNs) {
+    /// Tells what the core found at `at`.
+    pub fn tell(&mut self, core: &Core, found: &Outbox, at: MonoNs) {
         if self.watchers.is_empty() {
             return;
         }
@@ -147,12 +154,9 @@ impl Watchers {
                 Event::Unreachable { node } => Change::Unreachable { node: node.to_string(), at_mono_ns },
                 Event::Reachable { node } => Change::Reachable { node: node.to_string(), at_mono_ns },
                 Event::Expired { node } => Change::Expire { node: node.to_string(), at_mono_ns },
-                Event::Upserted { node, key, version } => Change::Upsert {
-                    version: *version,
-                    node: node.to_string(),
-                    key: key.to_string(),
-                    at_mono_ns,
-                },
+                Event::Upserted { node, key, version } => {
+                    upsert(core, node.as_str(), key.to_string(), *version, at)
+                }
                 Event::Deleted { node, key } => Change::Delete {
                     version: version(node.as_str(), key),
                     node: node.to_string(),
@@ -210,6 +214,19 @@ impl Watch {
     }
 }
 
+/// A node's key has a new value.
+pub(crate) fn upsert(core: &Core, node: &str, key: String, version: u64, at: MonoNs) -> Change {
+    let held = core.entry(node, &key).filter(|held| held.version == version);
+    Change::Upsert {
+        value: held.map(|held| String::from_utf8_lossy(held.value).into_owned()),
+        trace_id: held.and_then(|held| held.trace_id).map(TraceId::from),
+        node: node.to_owned(),
+        key,
+        version,
+        at_mono_ns: at.as_nanos(),
+    }
+}
+
 fn missing(changes: u64) -> Option<Arc<Change>> {
     (changes > 0).then(|| Arc::new(Change::Missed { changes }))
 }
@@ -228,7 +245,8 @@ mod tests {
     use super::*;
 
     fn upsert(key: &str, version: u64) -> Change {
-        Change::Upsert { node: "a".into(), key: key.into(), version, at_mono_ns: 5 }
+        let (node, key, value) = ("a".into(), key.into(), Some("v".into()));
+        Change::Upsert { node, key, value, version, trace_id: None, at_mono_ns: 5 }
     }
 
     fn versions(changes: &[Arc<Change>]) -> Vec<u64> {
@@ -291,7 +309,7 @@ mod tests {
     #[test]
     fn lines_are_as_documented() {
         let line = serde_json::to_string(&upsert("k", 7)).unwrap();
-        assert_eq!(line, r#"{"event":"upsert","node":"a","key":"k","version":7,"at_mono_ns":5}"#);
+        assert_eq!(line, r#"{"event":"upsert","node":"a","key":"k","value":"v","version":7,"at_mono_ns":5}"#);
         let line = serde_json::to_string(&Change::Missed { changes: 3 }).unwrap();
         assert_eq!(line, r#"{"event":"missed","changes":3}"#);
     }

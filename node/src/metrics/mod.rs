@@ -17,11 +17,13 @@ use probe_ebpf::time::Span;
 
 mod clock;
 mod entries;
+mod gossip;
 mod reasons;
 mod segments;
 mod streams;
 
 pub use entries::EntryMetrics;
+pub use gossip::{GossipMetrics, GossipTotals};
 pub use reasons::Reasons;
 pub use segments::SegmentMetrics;
 pub use streams::StreamMetrics;
@@ -53,6 +55,8 @@ pub struct Metrics {
     pub beacons: EntryMetrics,
     /// Conversations over TCP.
     pub streams: StreamMetrics,
+    /// What the protocol did, and whom it knows.
+    pub gossip: GossipMetrics,
     segments: segments::Families,
     rejected: Reasons,
     not_samples: Reasons,
@@ -163,6 +167,7 @@ impl Metrics {
             entries: EntryMetrics::entries(r, &latency)?,
             beacons: EntryMetrics::beacons(r, &latency)?,
             streams: StreamMetrics::new(r)?,
+            gossip: GossipMetrics::new(r)?,
             segments: segments::Families::new(r)?,
             rejected: Reasons::new(
                 r,

@@ -45,6 +45,12 @@ impl Reasons {
         })
     }
 
+    /// How often each reason came up that did.
+    pub fn counts(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let all = self.known.iter().map(|(reason, counter)| (*reason, counter.get()));
+        all.chain([("other", self.other.get())]).filter(|(_, n)| *n > 0)
+    }
+
     /// Once more, for this reason. Takes no lock.
     pub fn inc(&self, reason: &str) {
         self.known.iter().find(|(known, _)| *known == reason).map_or(&self.other, |(_, c)| c).inc();
@@ -99,6 +105,6 @@ mod tests {
         reasons.inc("a");
         reasons.inc("b");
         reasons.inc("c");
-        assert_eq!((reasons.known[0].1.get(), reasons.other.get()), (1, 2));
+        assert_eq!(reasons.counts().collect::<Vec<_>>(), [("a", 1), ("other", 2)]);
     }
 }

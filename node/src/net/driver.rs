@@ -17,11 +17,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::config::{Config, Seed};
-use crate::control::watch::{Change, Watchers};
-use crate::control::{Held, Request};
-use crate::metrics::{Metrics, Published};
+use crate::control::watch::{Change, Watchers, upsert};
+use crate::control::{Held, Request, TraceId};
+use crate::metrics::{GossipTotals, Metrics, Published};
 use crate::proto::{self, Core, NodeId, Outbox, Protocol, Received};
-use crate::report::{ClockReport, MemberReport, NodeReport, known};
+use crate::report::{ClockReport, NodeReport, known};
 use crate::stats::{EntryKind, Stats};
 use crate::wire::v1;
 
@@ -33,7 +33,10 @@ use super::socket::GossipSocket;
 use super::stamping::Stamping;
 use super::stream::{Streams, resolve_seeds};
 
+mod gossip;
 mod streams;
+
+use gossip::events;
 
 /// Datagrams taken by one `recvmmsg`.
 const BATCH: usize = 32;
@@ -58,6 +61,9 @@ pub(super) struct Driver {
     clock_note: Option<String>,
     /// Readings from before this are of another epoch.
     stepped_at: MonoNs,
+    totals: GossipTotals,
+    /// When the entries of all nodes are to be counted again.
+    count_entries_at: MonoNs,
     readings: ClockThread,
     kernel: String,
     sending: bool,
@@ -125,6 +131,7 @@ impl Driver {
             None => None,
         };
         let stats = Stats::new(&config.node_id, span(config.reporting_window), now);
+        let totals = metrics.gossip.totals(events(&core).map(|(part, event, _)| (part, event)));
         let slot = SLOT_MIN.max(config.max_packet_bytes);
         Ok(Self {
             observer: Observer::new(stats, metrics, stamping.tier(), recorder),
@@ -139,6 +146,8 @@ impl Driver {
             clock,
             clock_note: note,
             stepped_at: now,
+            totals,
+            count_entries_at: now,
             readings,
             kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")
                 .unwrap_or_default()
@@ -245,7 +254,7 @@ impl Driver {
     /// Does what the core wants done.
     fn carry_out(&mut self) {
         if !self.out.events.is_empty() {
-            self.watchers.tell(&self.out, mono_now());
+            self.watchers.tell(&self.core, &self.out, mono_now());
         }
         self.send();
         self.begin_streams();
@@ -317,6 +326,7 @@ impl Driver {
             left_out: self.observer.stats.left_out(),
             members: self.core.member_count(),
         });
+        self.publish_gossip(now);
     }
 
     fn serve(&mut self, request: Request) {
@@ -327,11 +337,11 @@ impl Driver {
                 self.stamping.drain(now);
                 let _ = reply.send(self.report(now));
             }
-            Request::Set { key, value, reply } => {
-                let done = self.core.set(&key, value.as_bytes(), None, now, &self.clock);
+            Request::Set { key, value, trace_id, reply } => {
+                let trace_id = trace_id.map(TraceId::bytes);
+                let done = self.core.set(&key, value.as_bytes(), trace_id, now, &self.clock);
                 if let Ok(version) = done {
-                    let (node, at_mono_ns) = (self.config.node_id.clone(), now.as_nanos());
-                    self.watchers.push(Change::Upsert { node, key, version, at_mono_ns });
+                    self.watchers.push(upsert(&self.core, &self.config.node_id, key, version, now));
                 }
                 let _ = reply.send(done.map_err(|e| e.to_string()));
             }
@@ -348,6 +358,7 @@ impl Driver {
                     node: found.node.to_string(),
                     value: String::from_utf8_lossy(found.value).into_owned(),
                     version: found.version,
+                    trace_id: found.trace_id.map(TraceId::from),
                 });
                 let _ = reply.send(held.collect());
             }
@@ -384,16 +395,8 @@ impl Driver {
             paths: self.observer.stats.path_reports(),
             entries: self.observer.stats.entry_reports(EntryKind::Entry),
             beacons: self.observer.stats.entry_reports(EntryKind::Beacon),
-            members: self
-                .core
-                .members()
-                .map(|m| MemberReport {
-                    id: m.id.to_string(),
-                    address: m.addr.to_string(),
-                    version: m.version,
-                    entries: m.entries as u64,
-                })
-                .collect(),
+            members: self.member_reports(),
+            gossip: self.gossip_report(),
             rejected: counts(self.observer.rejections()),
             not_samples: counts(self.observer.not_samples()),
         }

@@ -207,6 +207,7 @@ impl Core {
         }
         if let Some(digest) = digest {
             self.counters.digests_received += 1;
+            self.counters.digest_entries_received += digest.listed().count() as u64;
             if verified {
                 self.hear_suspicions(&digest, now, received.clock, out);
             }

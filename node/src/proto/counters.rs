@@ -26,6 +26,8 @@ counters! {
     delta_entries_sent,
     /// Digest packets understood.
     digests_received,
+    /// Nodes listed in those digests.
+    digest_entries_received,
     /// Delta packets understood.
     deltas_received,
     /// Entries in received deltas, known ones included.

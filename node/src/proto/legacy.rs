@@ -74,6 +74,7 @@ impl Core {
         match packet {
             Packet::Digest { request, digest, .. } => {
                 self.counters.digests_received += 1;
+                self.counters.digest_entries_received += digest.entries().count() as u64;
                 if let Some(index) = member {
                     self.heard(index, None, now, out);
                     self.spoke_v0(index, speaks_v1);

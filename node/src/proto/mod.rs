@@ -60,7 +60,7 @@ pub use self::node_id::NodeId;
 pub use self::outbox::{Event, Outbox, PacketArrival, StreamKind, Transmit};
 pub use self::peer::Protocol;
 pub use self::sequence::Sequence;
-pub use self::view::{EntryView, Member, MemberStatus};
+pub use self::view::{EntryCounts, EntryView, Member, MemberStatus};
 
 #[cfg(test)]
 mod tests;

@@ -60,6 +60,10 @@ impl MemberStatus {
     }
 }
 
+/// Entries of a node, tombstones included: `[not deleted, deleted][the application's, the protocol's own]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EntryCounts(pub [[u64; 2]; 2]);
+
 /// A live entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EntryView<'a> {
@@ -73,6 +77,8 @@ pub struct EntryView<'a> {
     pub version: u64,
     /// The protocol's own?
     pub internal: bool,
+    /// The trace that it belongs to, if that is known.
+    pub trace_id: Option<[u8; 16]>,
 }
 
 impl Core {
@@ -107,6 +113,38 @@ impl Core {
             view(node, version, entry)
         })
     }
+    /// A node's live entry under a key.
+    pub fn entry(&self, node: &str, key: &str) -> Option<EntryView<'_>> {
+        let node = &self.state[self.state.find(node)?];
+        let (version, entry) = node.versioned(key)?;
+        view(node, version, entry)
+    }
+    /// How every node but this one is spoken to, and whether it is there; counts none of their entries.
+    pub fn peers(&self) -> impl Iterator<Item = (Protocol, MemberStatus)> {
+        self.state.iter().skip(1).map(|(index, node)| (node.peer.protocol, self.status(index)))
+    }
+    /// What every node has, this one first, in a time that grows with all entries.
+    pub fn entry_counts(&self) -> impl Iterator<Item = (&NodeId, EntryCounts)> {
+        self.state.iter().map(|(_, node)| {
+            let mut counts = EntryCounts::default();
+            for (_, entry) in node.by_key() {
+                counts.0[usize::from(entry.deleted)][usize::from(entry.internal)] += 1;
+            }
+            (&node.id, counts)
+        })
+    }
+    /// 0 when this node is well, up to 8 when it should not trust its own eyes about others.
+    pub fn local_health(&self) -> u8 {
+        self.detector.health()
+    }
+    /// Share of requests to living peers that went unanswered lately: the loss of both ways together.
+    pub fn loss(&self) -> f64 {
+        self.detector.loss()
+    }
+    /// The failure detector's totals since start, with their names.
+    pub fn detector_counters(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.detector.counters().labelled()
+    }
     fn status(&self, index: usize) -> MemberStatus {
         if self.state[index].left.is_some() {
             return MemberStatus::Left;
@@ -128,6 +166,7 @@ impl Core {
 }
 
 fn view<'a>(node: &'a Node, version: u64, entry: &'a Stored) -> Option<EntryView<'a>> {
-    let Stored { key, value, internal, deleted, .. } = entry;
-    (!deleted).then_some(EntryView { node: &node.id, key, value, version, internal: *internal })
+    let Stored { key, value, internal, deleted, stamp, .. } = entry;
+    let trace_id = stamp.and_then(|stamp| stamp.trace_id);
+    (!deleted).then_some(EntryView { node: &node.id, key, value, version, internal: *internal, trace_id })
 }

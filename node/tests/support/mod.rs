@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "every test file uses its own part")]
 
 pub mod http;
+pub mod local;
 pub mod trio;
 
 use std::collections::HashMap;

@@ -72,7 +72,7 @@ impl Driver {
         self.carry_out();
         let all = async {
             for is_over in told {
-                // Dropped when it is over: nothing is ever sent.
+                // Dropped when it was not even begun.
                 let _ = is_over.await;
             }
         };

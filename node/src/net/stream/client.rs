@@ -43,13 +43,17 @@ pub(super) async fn run(
                 // One is enough: the core asks again while it is answered slowly.
                 Some(job) if with.contains(&(job.to, job.kind)) => {}
                 Some(_) if open.len() >= AT_ONCE => metrics.streams.outbound_failed.inc("busy"),
-                Some(job) => {
+                Some(mut job) => {
                     let key = (job.to, job.kind);
                     with.insert(key);
                     let (budget, sender, metrics) = (budget.clone(), sender.clone(), Arc::clone(&metrics));
                     open.spawn(async move {
                         let all = converse(&job, source, &limits, &budget, &sender, &metrics);
                         let result = timeout(PATIENCE, all).await.unwrap_or(Err(Failure::Slow));
+                        if let Some(over) = job.over.take() {
+                            // Whoever waited may have given up.
+                            let _ = over.send(());
+                        }
                         (key, result)
                     });
                 }

@@ -76,7 +76,7 @@ pub(super) struct Outgoing {
     pub(super) kind: StreamKind,
     /// What to say.
     pub(super) request: Vec<u8>,
-    /// Dropped when it is over, however it went.
+    /// Told, or dropped, when it is over, however it went.
     pub(super) over: Option<oneshot::Sender<()>>,
 }
 
