@@ -4,6 +4,8 @@
 //! Beside it a yardstick from the same run: decoding and encoding the same knowledge as plain v0 digests, which list
 //! what fits a packet. Prints one JSON object of medians in ns.
 
+#![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
+
 use std::hint::black_box;
 use std::net::SocketAddr;
 use std::time::Instant;

@@ -49,11 +49,15 @@ fn read<T>(stream: &mut TcpStream, whole: impl Fn(&[u8]) -> Option<T>) -> Result
     }
 }
 
+/// A node and its keys.
+type Told = (String, Vec<String>);
+
 /// Nodes and keys of an answer to a join.
-fn joined(bytes: &[u8]) -> Option<(String, Vec<(String, Vec<String>)>)> {
+fn joined(bytes: &[u8]) -> Option<(String, Vec<Told>)> {
     let JoinResponse { header, delta } = stream::decode_join_response(bytes, &LIMITS).ok()?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let nodes = delta.nodes().map(|node| (node.head.id.to_owned(), node.entries().map(|e| text(e.key)).collect()));
+    let nodes =
+        delta.nodes().map(|node| (node.head.id.to_owned(), node.entries().map(|e| text(e.key)).collect()));
     Some((header.node_id.to_owned(), nodes.collect()))
 }
 
