@@ -74,6 +74,10 @@ fn write(file: &Path, text: String) -> Result<(), String> {
 }
 
 /// One run from the start to the end.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how long the run itself takes; its nodes live in virtual time"
+)]
 fn run<M: Member>(rule: Rule, nodes: usize, options: &Options) -> Result<Outcome, String> {
     let (started, cpu_before) = (Instant::now(), cpu_s());
     let mut world = World::<M>::new(options.plan(nodes));

@@ -148,7 +148,7 @@ impl<const ACTS: bool> Member for Piko<ACTS> {
         if ACTS && let Some(peer) = self.pick(false, io) {
             self.send_digest(peer, true, io);
         }
-        if ACTS && self.rounds % SWEEP == 0 {
+        if ACTS && self.rounds.is_multiple_of(SWEEP) {
             for host in self.detector.expired(now) {
                 self.state.remove(host);
                 self.detector.remove(host);
