@@ -19,11 +19,26 @@
 //! ```
 //!
 //! # Protocol
-//! Every interval a node sends a *digest* (node -> known version) to a random peer. The peer answers with a
-//! *delta* (what it knows above those versions) and its own digest, which is answered by a delta, and, if it
-//! shows something newer that the first digest had no room for, by a small digest naming just that. Deltas go
-//! only to those who said what they have, and carry that version, so a late or reordered one can never leave a
-//! hole. Answers go to the packet's source, never to an address inside it.
+//! Scuttlebutt reconciliation (van Renesse, Dumitriu, Gough, Thomas: "Efficient Reconciliation and Flow Control for
+//! Anti-Entropy Protocols", 2008): every node writes its own entries under rising versions, and knows every other
+//! node up to some version without holes.
+//!
+//! - *Joining* goes over TCP, in Piko's format: a seed is told all of this node's state and answers with what it
+//!   knows. Seeds that are not in touch are joined again now and then.
+//! - *Rounds*: every interval a random peer is sent a request. To a v1 peer it is a sum over all that is known and
+//!   the nodes that changed lately; the peer finds what differs, exactly as a rule, and answers with entries and
+//!   questions in one packet; a third packet answers those. When both know the same, two small packets go, whatever
+//!   the number of nodes. To a v0 peer it is a digest of as many nodes as fit, the lately changed first.
+//! - *Eager rounds*: a fresh change is pushed to a few peers at once by everyone who learns it, and offered to a few
+//!   others a moment later, under a budget of bytes and packets. Beacons travel with the rounds only.
+//! - *Failure detection*: a request that is not answered is repeated, then the peer is suspected, which is told to
+//!   all and to itself; it clears itself by a new version ([`detector`]). Who is gone is remembered ([`graveyard`]).
+//! - *Versions*: a v1 node says so in its own state and in each v0 header. v1 is sent only to who said so, and v0 again
+//!   only to who sends v0 without saying so: another program is there now. Silence means nothing.
+//!
+//! Deltas carry the version they build on (v1) or are taken only where they were asked for (v0), so a late or
+//! reordered one can never leave a hole. Answers go to the packet's source, never to an address inside it, and to
+//! a source that never answered anything no more goes than came from there.
 
 mod config;
 mod core;
