@@ -54,7 +54,9 @@ fn three_nodes_join_by_one_seed_over_tcp() -> Result<()> {
         let report = local.nodes[2].status()?;
         let members = report["members"].as_array().into_iter().flatten();
         let good = members.filter(|m| {
-            m["status"] == "alive" && m["protocol"] == "v1" && (m["id"] == "n3" || m["round_trip_ns"].is_i64())
+            m["status"] == "alive"
+                && m["protocol"] == "v1"
+                && (m["id"] == "n3" || m["round_trip_ns"].is_i64())
         });
         ensure!(good.count() == 3, "{}", report["members"]);
         ensure!(local.metric(2, "pikoscope_peers{protocol=\"v1\",status=\"alive\"}")? == 2.0);
@@ -82,7 +84,11 @@ fn a_seed_by_name_that_comes_later_is_found() -> Result<()> {
     gossip_goes_on(&local, "k")?;
     let log = local.nodes[0].process().log();
     let lines = |part: &str| log.lines().filter(|line| line.contains(part)).count();
-    assert_eq!((lines("TCP to 127.0.0.1:8002"), lines("seed nowhere.invalid:1 cannot be looked up")), (1, 1), "{log}");
+    assert_eq!(
+        (lines("TCP to 127.0.0.1:8002"), lines("seed nowhere.invalid:1 cannot be looked up")),
+        (1, 1),
+        "{log}"
+    );
     assert_eq!(lines("seed localhost:8002: 127.0.0.1:8002"), 1, "{log}");
     Ok(())
 }
@@ -119,12 +125,15 @@ fn a_node_told_not_to_leaves_nothing_and_is_found_out() -> Result<()> {
         return Ok(());
     }
     let _alone = alone();
-    let mut local = Local::start(3, |_, spec| spec.extra = ["--leave-on-shutdown", "false"].map(Into::into).into())?;
+    let mut local =
+        Local::start(3, |_, spec| spec.extra = ["--leave-on-shutdown", "false"].map(Into::into).into())?;
     let watched = local.watch(0)?;
     local.nodes.pop().expect("three nodes").stop()?;
-    let change = watched.wait("the end of n3", PATIENCE, |c| {
-        matches!(c, Change::Leave { node, .. } | Change::Unreachable { node, .. } if node == "n3")
-    })?;
+    let change = watched.wait(
+        "the end of n3",
+        PATIENCE,
+        |c| matches!(c, Change::Leave { node, .. } | Change::Unreachable { node, .. } if node == "n3"),
+    )?;
     assert!(matches!(change, Change::Unreachable { .. }), "{change:?}");
     Ok(())
 }
@@ -143,7 +152,11 @@ fn a_killed_node_is_unreachable_within_five_seconds_and_comes_back() -> Result<(
     let started = Stopwatch::start();
     for watch in &watched {
         let left = Duration::from_secs(5).saturating_sub(started.elapsed());
-        watch.wait("the loss of n3", left, |c| matches!(c, Change::Unreachable { node, .. } if node == "n3"))?;
+        watch.wait(
+            "the loss of n3",
+            left,
+            |c| matches!(c, Change::Unreachable { node, .. } if node == "n3"),
+        )?;
     }
     println!("unreachable for all after {:?}", started.elapsed());
     let unreachable = "pikoscope_peers{protocol=\"v1\",status=\"unreachable\"}";
@@ -173,6 +186,10 @@ fn a_watch_shows_what_others_set_with_its_value_and_trace() -> Result<()> {
     local.nodes[1].delete("k")?;
     watched.wait("its end", PATIENCE, |c| matches!(c, Change::Delete { key, .. } if key == "k"))?;
     local.nodes[0].set("own", "1")?;
-    watched.wait("an own one", PATIENCE, |c| matches!(c, Change::Upsert { node, key, .. } if node == "n1" && key == "own"))?;
+    watched.wait(
+        "an own one",
+        PATIENCE,
+        |c| matches!(c, Change::Upsert { node, key, .. } if node == "n1" && key == "own"),
+    )?;
     Ok(())
 }

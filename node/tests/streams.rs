@@ -53,7 +53,8 @@ fn read<T>(stream: &mut TcpStream, whole: impl Fn(&[u8]) -> Option<T>) -> Result
 fn joined(bytes: &[u8]) -> Option<(String, Vec<(String, Vec<String>)>)> {
     let JoinResponse { header, delta } = stream::decode_join_response(bytes, &LIMITS).ok()?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let nodes = delta.nodes().map(|node| (node.head.id.to_owned(), node.entries().map(|e| text(e.key)).collect()));
+    let nodes =
+        delta.nodes().map(|node| (node.head.id.to_owned(), node.entries().map(|e| text(e.key)).collect()));
     Some((header.node_id.to_owned(), nodes.collect()))
 }
 

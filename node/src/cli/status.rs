@@ -46,7 +46,8 @@ pub fn render(report: &NodeReport) -> String {
         facts.row(["cost".into(), cost]);
     }
     if report.gossip.local_health > 0 {
-        let health = format!("doubts itself ({} of 8): it ran late or heard from nobody", report.gossip.local_health);
+        let health =
+            format!("doubts itself ({} of 8): it ran late or heard from nobody", report.gossip.local_health);
         facts.row(["health".into(), health]);
     }
     for (name, reasons) in [

@@ -33,7 +33,9 @@ fn line(change: &Change) -> String {
         Change::Upsert { node, key, value: None, version, .. } => {
             format!("upsert       {node}  {key}  (version {version}, replaced already)")
         }
-        Change::Delete { node, key, version, .. } => format!("delete       {node}  {key}  (version {version})"),
+        Change::Delete { node, key, version, .. } => {
+            format!("delete       {node}  {key}  (version {version})")
+        }
         Change::Missed { changes } => format!("missed       {changes} changes: this watch was too slow"),
     })
 }

@@ -80,7 +80,9 @@ mod tests {
         assert_eq!((id.to_string().as_str(), id.bytes()[1]), (text, 0xf0));
         assert_eq!(serde_json::to_string(&id).unwrap(), format!("\"{text}\""));
         assert_eq!(text.to_uppercase().parse(), Ok(id));
-        for wrong in ["", "0", &"0".repeat(32), &"f".repeat(33), &format!("+{}", "1".repeat(31)), &"g".repeat(32)] {
+        for wrong in
+            ["", "0", &"0".repeat(32), &"f".repeat(33), &format!("+{}", "1".repeat(31)), &"g".repeat(32)]
+        {
             assert!(wrong.parse::<TraceId>().is_err(), "{wrong}");
             assert!(serde_json::from_str::<TraceId>(&format!("\"{wrong}\"")).is_err(), "{wrong}");
         }

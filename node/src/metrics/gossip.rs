@@ -68,11 +68,23 @@ impl GossipMetrics {
             )?,
             digest_entries: [
                 counter(r, "piko_gossip_digest_entries_inbound_total", "Nodes listed in received digests.")?,
-                counter(r, "piko_gossip_digest_entries_outbound_total", "Nodes listed in the digests that were sent.")?,
+                counter(
+                    r,
+                    "piko_gossip_digest_entries_outbound_total",
+                    "Nodes listed in the digests that were sent.",
+                )?,
             ],
             delta_entries: [
-                counter(r, "piko_gossip_delta_entries_inbound_total", "Entries in received deltas, those over TCP included.")?,
-                counter(r, "piko_gossip_delta_entries_outbound_total", "Entries in the deltas that were sent as datagrams.")?,
+                counter(
+                    r,
+                    "piko_gossip_delta_entries_inbound_total",
+                    "Entries in received deltas, those over TCP included.",
+                )?,
+                counter(
+                    r,
+                    "piko_gossip_delta_entries_outbound_total",
+                    "Entries in the deltas that were sent as datagrams.",
+                )?,
             ],
             events: register(
                 r,

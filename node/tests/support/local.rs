@@ -96,7 +96,8 @@ impl Watched {
         loop {
             let left = deadline.saturating_sub(started.elapsed());
             let change = self.0.recv_timeout(left);
-            let change = change.with_context(|| format!("{what} within {deadline:?}; instead: {skipped:?}"))?;
+            let change =
+                change.with_context(|| format!("{what} within {deadline:?}; instead: {skipped:?}"))?;
             if wanted(&change) {
                 return Ok(change);
             }
