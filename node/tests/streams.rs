@@ -49,8 +49,11 @@ fn read<T>(stream: &mut TcpStream, whole: impl Fn(&[u8]) -> Option<T>) -> Result
     }
 }
 
-/// Nodes and keys of an answer to a join.
-fn joined(bytes: &[u8]) -> Option<(String, Vec<(String, Vec<String>)>)> {
+/// A node and its keys.
+type Keys = (String, Vec<String>);
+
+/// Who answers a join, and what it says of whom.
+fn joined(bytes: &[u8]) -> Option<(String, Vec<Keys>)> {
     let JoinResponse { header, delta } = stream::decode_join_response(bytes, &LIMITS).ok()?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let nodes =
