@@ -4,11 +4,13 @@
 //! Beside it a yardstick from the same run: decoding and encoding the same knowledge as plain v0 digests, which list
 //! what fits a packet. Prints one JSON object of medians in ns.
 
+#![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
+
 use std::hint::black_box;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use pikoscope::proto::{Config, Core, NodeId, Outbox, Received, StreamKind};
+use pikoscope::proto::{Config, Core, NodeId, Outbox, Received};
 use probe_ebpf::time::{Bounded, MonoNs, Span};
 use probe_user::clock::{ClockOffset, ClockSource, ClockState, ClockView, Mapping};
 
@@ -17,6 +19,10 @@ const KEYS: usize = 5;
 
 fn address(host: usize) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, host as u8 + 1], 7000))
+}
+
+fn host(address: SocketAddr) -> usize {
+    (0..NODES).find(|host| self::address(*host) == address).expect("one of them")
 }
 
 fn clock() -> ClockView {
@@ -52,77 +58,83 @@ fn core(host: usize, max_version: u8) -> Core {
     Core::new(config, MonoNs::from_nanos(0), &clock()).expect("settings that work")
 }
 
-struct Pair {
-    cores: [Core; 2],
+/// All nodes; only what the first two say to each other is timed.
+struct Cluster {
+    cores: Vec<Core>,
     outs: [Outbox; 2],
     clock: ClockView,
     now: MonoNs,
+    /// Time both took, and packets, of each of their exchanges.
+    timed: Vec<(u64, u64)>,
 }
 
-impl Pair {
-    /// Two nodes that know each other and all others.
+impl Cluster {
+    /// Everybody knows everybody.
     fn new(max_version: u8) -> Self {
-        let mut pair = Self {
-            cores: [core(0, max_version), core(1, max_version)],
-            outs: [Outbox::default(), Outbox::default()],
-            clock: clock(),
-            now: MonoNs::from_nanos(1_000_000_000),
-        };
-        for host in 2..NODES {
-            let mut other = core(host, max_version);
+        let now = MonoNs::from_nanos(1_000_000_000);
+        let clock = clock();
+        let mut cores: Vec<Core> = (0..NODES).map(|host| core(host, max_version)).collect();
+        for core in &mut cores {
             for key in 0..KEYS - 2 {
-                other.set(&format!("key {key}"), b"value", None, pair.now, &pair.clock).expect("it fits");
-            }
-            for to in [0, 1] {
-                let mut request = Vec::new();
-                other.join_request(&mut request);
-                pair.stream(to, host, &request);
+                core.set(&format!("key {key}"), b"value", None, now, &clock).expect("it fits");
             }
         }
-        for (from, to) in [(0, 1), (1, 0)] {
-            let mut request = Vec::new();
-            pair.cores[from].join_request(&mut request);
-            pair.stream(to, from, &request);
+        let mut cluster =
+            Self { cores, outs: [Outbox::default(), Outbox::default()], clock, now, timed: Vec::new() };
+        for from in 1..NODES {
+            cluster.join(from, 0);
         }
-        for _ in 0..50 {
-            pair.exchange();
+        for from in 1..NODES {
+            cluster.join(from, 0);
         }
-        pair
+        while cluster.cores.iter().any(|core| core.member_count() < NODES) {
+            cluster.step();
+        }
+        (0..50).for_each(|_| cluster.step());
+        cluster
     }
 
-    fn stream(&mut self, to: usize, from: usize, request: &[u8]) {
-        let mut response = Vec::new();
-        self.cores[to]
-            .handle_stream(request, address(from), self.now, &self.clock, &mut response, &mut self.outs[to])
-            .expect("a request to join");
-        self.outs[to].clear();
+    fn join(&mut self, from: usize, to: usize) {
+        let (mut request, mut response) = (Vec::new(), Vec::new());
+        self.cores[from].join_request(&mut request);
+        let (now, clock, out) = (self.now, &self.clock, &mut self.outs[0]);
+        let done = self.cores[to].handle_stream(&request, address(from), now, clock, &mut response, out);
+        done.expect("a request to join");
+        let done = self.cores[from].handle_join_response(&response, address(to), now, clock, out);
+        done.expect("an answer");
+        out.clear();
     }
 
-    /// Lets host 0 ask until it asks host 1, then carries packets to and fro until nobody has anything to say.
-    /// Returns the time the two cores took from then on, and the packets.
-    fn exchange(&mut self) -> (u64, u64) {
-        loop {
-            self.now = self.now + Span::from_millis(150);
+    /// One interval: every node has its rounds, and each exchange is carried to its end.
+    fn step(&mut self) {
+        self.now = self.now + Span::from_millis(150);
+        for from in 0..NODES {
+            let mut out = std::mem::take(&mut self.outs[0]);
+            out.clear();
             let started = Instant::now();
-            self.outs[0].clear();
-            self.cores[0].tick(self.now, &self.clock, &mut self.outs[0]);
-            self.outs[0].streams.retain(|(_, kind)| *kind == StreamKind::Leave);
-            if self.outs[0].transmits().iter().any(|transmit| transmit.to == address(1)) {
-                return self.carry(started);
+            self.cores[from].tick(self.now, &self.clock, &mut out);
+            let ticked = started.elapsed().as_nanos() as u64;
+            for (transmit, bytes) in out.packets_mut() {
+                let to = host(transmit.to);
+                let (time, packets) = self.carry(from, to, bytes);
+                if from + to == 1 {
+                    self.timed.push((ticked + time, packets));
+                }
             }
+            self.outs[0] = out;
         }
     }
 
-    fn carry(&mut self, started: Instant) -> (u64, u64) {
-        let mut packets = 0;
-        let mut from = 0;
-        loop {
-            let to = 1 - from;
-            let mut sent = std::mem::take(&mut self.outs[from]);
-            let mut any = false;
-            self.outs[to].clear();
-            for (transmit, bytes) in sent.packets_mut().filter(|(transmit, _)| transmit.to == address(to)) {
-                black_box(&transmit);
+    /// Carries one packet, its answer and so on; returns the time the cores took, and the packets.
+    fn carry(&mut self, from: usize, to: usize, bytes: &[u8]) -> (u64, u64) {
+        let (mut from, mut to, mut packets) = (from, to, 0);
+        let mut time = 0;
+        let mut waiting: Vec<Vec<u8>> = vec![bytes.to_vec()];
+        while !waiting.is_empty() {
+            let mut answers = Vec::new();
+            for bytes in &waiting {
+                let out = &mut self.outs[1];
+                out.clear();
                 let received = Received {
                     from: address(from),
                     bytes,
@@ -131,42 +143,67 @@ impl Pair {
                     kernel: Some(Bounded::default()),
                     clock: &self.clock,
                 };
-                any = true;
                 packets += 1;
-                self.cores[to].handle_datagram(received, &mut self.outs[to]).expect("a packet of ours");
+                let started = Instant::now();
+                // In the beginning some are strangers to each other.
+                let _ = black_box(self.cores[to].handle_datagram(received, out));
+                time += started.elapsed().as_nanos() as u64;
+                answers.extend(out.transmits().iter().map(|transmit| out.bytes(transmit).to_vec()));
             }
-            sent.clear();
-            self.outs[from] = sent;
-            if !any {
-                return (started.elapsed().as_nanos() as u64, packets);
-            }
-            from = to;
+            waiting = answers;
+            (from, to) = (to, from);
         }
+        (time, packets)
     }
 
+    /// Medians over that many exchanges of the first two nodes; before each, one of them may write.
     fn measure(&mut self, rounds: usize, new_keys: usize) -> (u64, u64) {
+        self.timed.clear();
         let mut times = Vec::with_capacity(rounds);
-        let mut packets = 0;
-        for round in 0..rounds {
+        while times.len() < rounds {
             for key in 0..new_keys {
-                let value = (round * 100 + key).to_string();
-                let done =
-                    self.cores[1].set(&format!("key {key}"), value.as_bytes(), None, self.now, &self.clock);
+                let value = (times.len() * 100 + key).to_string();
+                let (now, clock) = (self.now, &self.clock);
+                let done = self.cores[1].set(&format!("key {key}"), value.as_bytes(), None, now, clock);
                 done.expect("it fits");
             }
-            let (time, carried) = self.exchange();
-            times.push(time);
-            packets = carried;
+            // The writes of this round go straight to the other one, and to nobody else before.
+            if new_keys > 0 {
+                self.meet();
+            } else {
+                self.step();
+            }
+            times.append(&mut self.timed);
         }
         times.sort_unstable();
-        (times[times.len() / 2], packets)
+        times[times.len() / 2]
+    }
+
+    /// Lets the first node ask until it asks the second one.
+    fn meet(&mut self) {
+        while self.timed.is_empty() {
+            self.now = self.now + Span::from_millis(150);
+            let mut out = std::mem::take(&mut self.outs[0]);
+            out.clear();
+            let started = Instant::now();
+            self.cores[0].tick(self.now, &self.clock, &mut out);
+            let ticked = started.elapsed().as_nanos() as u64;
+            for (transmit, bytes) in out.packets_mut() {
+                let to = host(transmit.to);
+                let (time, packets) = self.carry(0, to, bytes);
+                if to == 1 {
+                    self.timed.push((ticked + time, packets));
+                }
+            }
+            self.outs[0] = out;
+        }
     }
 }
 
 fn main() {
     let quick = std::env::args().any(|arg| arg == "--quick");
     let rounds = if quick { 20 } else { 300 };
-    let (mut ours, mut plain) = (Pair::new(1), Pair::new(0));
+    let (mut ours, mut plain) = (Cluster::new(1), Cluster::new(0));
     let (idle, idle_packets) = ours.measure(rounds, 0);
     let (plain_idle, plain_packets) = plain.measure(rounds, 0);
     let (news, news_packets) = ours.measure(rounds, 10);

@@ -178,6 +178,8 @@ pub struct GossipReport {
     pub events: BTreeMap<String, u64>,
     /// Totals of the failure detector since start, by event.
     pub detector: BTreeMap<String, u64>,
+    /// What was remembered of nodes that are gone, by event.
+    pub graveyard: BTreeMap<String, u64>,
     /// TCP conversations that others began and that came to nothing, by reason.
     pub inbound_failed: BTreeMap<String, u64>,
     /// TCP conversations that this node began and that came to nothing, by reason.

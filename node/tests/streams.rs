@@ -50,10 +50,10 @@ fn read<T>(stream: &mut TcpStream, whole: impl Fn(&[u8]) -> Option<T>) -> Result
 }
 
 /// A node and its keys.
-type Keys = (String, Vec<String>);
+type Told = (String, Vec<String>);
 
-/// Who answers a join, and what it says of whom.
-fn joined(bytes: &[u8]) -> Option<(String, Vec<Keys>)> {
+/// Nodes and keys of an answer to a join.
+fn joined(bytes: &[u8]) -> Option<(String, Vec<Told>)> {
     let JoinResponse { header, delta } = stream::decode_join_response(bytes, &LIMITS).ok()?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let nodes =

@@ -22,12 +22,11 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use probe_ebpf::time::MonoNs;
 
 use member::Member;
 use options::{Options, Rule, Scenario};
 use report::{Cost, Figures, Outcome, Setting};
-use world::World;
+use world::{START, World};
 
 fn main() -> ExitCode {
     match command(&Options::parse()) {
@@ -75,8 +74,12 @@ fn write(file: &Path, text: String) -> Result<(), String> {
 }
 
 /// One run from the start to the end.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how long the run itself takes; its nodes live in virtual time"
+)]
 fn run<M: Member>(rule: Rule, nodes: usize, options: &Options) -> Result<Outcome, String> {
-    let started = Instant::now();
+    let (started, cpu_before) = (Instant::now(), cpu_s());
     let mut world = World::<M>::new(options.plan(nodes));
     let figures = match options.scenario {
         Scenario::Changes => scenario::changes::run(&mut world, options).map(Figures::Changes),
@@ -100,12 +103,19 @@ fn run<M: Member>(rule: Rule, nodes: usize, options: &Options) -> Result<Outcome
         },
         figures,
         cost: Cost {
+            cpu_s: cpu_before.and_then(|before| Some(cpu_s()? - before)),
             wall_s: started.elapsed().as_secs_f64(),
-            virtual_s: (world.now - MonoNs::from_nanos(0)).as_secs_f64(),
+            virtual_s: (world.now - START).as_secs_f64(),
             packets: world.net.traffic.packets,
             lost: world.net.traffic.lost,
             events: world.events(),
             fingerprint: format!("{:016x}", world.net.fingerprint.value()),
         },
     })
+}
+
+/// What this thread has had of a processor, in seconds (proc_pid_schedstat: the first number, nanoseconds).
+fn cpu_s() -> Option<f64> {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    Some(text.split_whitespace().next()?.parse::<f64>().ok()? / 1e9)
 }

@@ -9,7 +9,7 @@ use probe_user::analysis::align::PeerClock;
 use probe_user::clock::{ClockOffset, ClockSource, ClockState, ClockView, Mapping};
 
 use crate::host::Host;
-use crate::member::{Effects, Io, KEY, Learned, Liveness, Member, Start};
+use crate::member::{Io, KEY, Learned, Liveness, Member, Start};
 
 pub(crate) struct Ours {
     core: Core,

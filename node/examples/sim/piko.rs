@@ -10,9 +10,7 @@ mod state;
 
 use std::collections::BTreeMap;
 
-use pikoscope::wire::v0::{
-    self, Cut, Delta, DeltaWriter, Digest, DigestEntry, DigestWriter, Packet, Sender, stream,
-};
+use pikoscope::wire::v0::{self, Cut, Delta, DeltaWriter, Digest, DigestEntry, DigestWriter, Packet, stream};
 use probe_ebpf::time::{MonoNs, Span};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
@@ -150,7 +148,7 @@ impl<const ACTS: bool> Member for Piko<ACTS> {
         if ACTS && let Some(peer) = self.pick(false, io) {
             self.send_digest(peer, true, io);
         }
-        if ACTS && self.rounds % SWEEP == 0 {
+        if ACTS && self.rounds.is_multiple_of(SWEEP) {
             for host in self.detector.expired(now) {
                 self.state.remove(host);
                 self.detector.remove(host);

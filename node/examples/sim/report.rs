@@ -19,6 +19,8 @@ pub(crate) struct Setting {
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Cost {
     pub(crate) wall_s: f64,
+    /// Time of one processor: what `wall_s` would be on an idle machine. `None` where the kernel does not tell.
+    pub(crate) cpu_s: Option<f64>,
     pub(crate) virtual_s: f64,
     /// Datagrams sent.
     pub(crate) packets: u64,
@@ -67,7 +69,8 @@ impl Outcome {
         columns.extend([
             ("virtual", format!("{:.0} s", cost.virtual_s)),
             ("wall", format!("{:.1} s", cost.wall_s)),
-            ("x real", format!("{:.1}", cost.virtual_s / cost.wall_s)),
+            ("cpu", cost.cpu_s.map_or_else(|| "?".into(), |cpu| format!("{cpu:.1} s"))),
+            ("x real", format!("{:.1}", cost.virtual_s / cost.cpu_s.unwrap_or(cost.wall_s))),
         ]);
         columns
     }

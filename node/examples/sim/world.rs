@@ -12,6 +12,9 @@ use crate::net::{Faults, Net};
 use crate::queue::{Queue, Way, What};
 use crate::spread::{Acquaintance, Spread};
 
+/// The beginning of time.
+pub(crate) const START: MonoNs = MonoNs::from_nanos(0);
+
 /// What a world is made of.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
@@ -73,7 +76,7 @@ impl<M> Place<M> {
 }
 impl<M> Default for Place<M> {
     fn default() -> Self {
-        Self { member: None, busy_until: MonoNs::from_nanos(0), wake_at: None }
+        Self { member: None, busy_until: START, wake_at: None }
     }
 }
 
@@ -103,7 +106,7 @@ impl<M: Member> World<M> {
         }
         let places = (0..plan.nodes).map(|_| Place::default()).collect();
         Self {
-            now: MonoNs::from_nanos(0),
+            now: START,
             net,
             acquaintance: Acquaintance::default(),
             spread: None,
@@ -342,7 +345,7 @@ impl<M: Member> World<M> {
     }
     /// When the last node starts, those left out that start later on someone's order.
     pub(crate) fn all_started(&self) -> MonoNs {
-        MonoNs::from_nanos(0) + self.plan.start_over
+        START + self.plan.start_over
     }
     /// How many nodes there were at first.
     pub(crate) const fn nodes(&self) -> usize {

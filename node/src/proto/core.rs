@@ -275,6 +275,9 @@ impl Core {
 
     /// Begins an exchange with a member.
     pub(super) fn ask(&mut self, index: usize, now: MonoNs, out: &mut Outbox) {
+        if self.state[index].addr == self.config.advertise {
+            return;
+        }
         match self.state[index].peer.protocol {
             Protocol::V1 => self.send_request(index, now, out),
             Protocol::V0 => self.send_request_v0(index, None, now, out),

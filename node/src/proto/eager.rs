@@ -214,10 +214,12 @@ impl Core {
     /// Some random peers to talk to, but not these.
     pub(super) fn pick(&mut self, count: usize, not: &[Option<usize>]) -> Vec<usize> {
         let end = self.state.end();
+        // Who is said to be at this node's own address is gone: it is its earlier run under another id.
+        let own = self.config.advertise;
         let fits = |index: usize| {
             index != SELF
                 && !not.contains(&Some(index))
-                && self.state.at(index).is_some_and(super::node::Node::is_alive)
+                && self.state.at(index).is_some_and(|node| node.is_alive() && node.addr != own)
         };
         let mut chosen: Vec<usize> = Vec::with_capacity(count);
         if end <= 4 * (count + not.len()) {

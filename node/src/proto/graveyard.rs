@@ -88,6 +88,21 @@ pub(crate) struct GraveyardCounters {
     pub(crate) forgotten: u64,
 }
 
+impl GraveyardCounters {
+    /// Every total with its name as a label.
+    pub(crate) fn labelled(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        [
+            ("buried", self.buried),
+            ("refused", self.refused),
+            ("returned_directly", self.returned_directly),
+            ("returned_newer", self.returned_newer),
+            ("crowded_out", self.crowded_out),
+            ("forgotten", self.forgotten),
+        ]
+        .into_iter()
+    }
+}
+
 impl Graveyard {
     /// Graves kept by default.
     pub(crate) const MOST: usize = 4096;
@@ -153,8 +168,8 @@ impl Graveyard {
     pub(crate) fn get(&self, id: NodeRef) -> Option<Grave> {
         self.graves.get(&id).copied()
     }
-    /// How many are remembered.
-    pub(crate) fn len(&self) -> usize {
+    #[cfg(test)]
+    fn len(&self) -> usize {
         self.graves.len()
     }
     /// Totals since start.

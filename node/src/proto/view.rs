@@ -145,6 +145,10 @@ impl Core {
     pub fn detector_counters(&self) -> impl Iterator<Item = (&'static str, u64)> {
         self.detector.counters().labelled()
     }
+    /// Totals about nodes that are gone, with their names.
+    pub fn graveyard_counters(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.graveyard.counters().labelled()
+    }
     fn status(&self, index: usize) -> MemberStatus {
         if self.state[index].left.is_some() {
             return MemberStatus::Left;

@@ -67,7 +67,7 @@ impl Measured {
         let counters = self.remains.counters.iter().enumerate();
         let sent = |host: usize, counted: &Counters| {
             // ICMP messages that did not go to another host told a question to the own chronyd that nobody listens.
-            let outside = if self.ipv6 { 0 } else { self.unicasts(host, Class::Other) };
+            let outside = if self.ipv6 { 0 } else { self.unicasts(host, Class::Icmp) };
             counted.udp_sent_out(counted.icmp_sent.saturating_sub(outside)) as i64
         };
         counters.map(|(host, counted)| sent(host, counted) - self.unicasts(host, Class::Udp) as i64).collect()

@@ -24,6 +24,11 @@ impl Control {
         Self { id: id.into(), path: path.into() }
     }
 
+    /// The node's id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path

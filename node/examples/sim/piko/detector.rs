@@ -114,7 +114,7 @@ mod tests {
         let (own, peer, known) = (Host(0), Host(1), [Host(0), Host(1)]);
         let at = |ms: i64| MonoNs::from_nanos(ms * 1_000_000);
         let mut detector = Detector::new(Span::from_millis(100));
-        let mut judge = |detector: &mut Detector, ms| {
+        let judge = |detector: &mut Detector, ms| {
             let mut changes = Vec::new();
             detector.judge(&known, own, at(ms), &mut changes);
             changes

@@ -1,6 +1,6 @@
 //! Single changes in a settled cluster: how fast they spread, and what that costs.
 
-use probe_ebpf::time::{MonoNs, Span};
+use probe_ebpf::time::Span;
 use serde::Serialize;
 
 use super::{false_alarms, settle};
@@ -9,7 +9,7 @@ use crate::net::Traffic;
 use crate::options::Options;
 use crate::report::{Column, milliseconds, quantile, shown};
 use crate::spread::Spread;
-use crate::world::World;
+use crate::world::{START, World};
 
 /// How long the cluster's idle traffic is measured.
 const IDLE: Span = Span::from_secs(10);
@@ -100,7 +100,7 @@ pub(crate) fn run<M: Member>(world: &mut World<M>, options: &Options) -> Result<
         changing_bytes_per_s_per_node: changing_bytes,
         changing_packets_per_s_per_node: changing_packets,
         settled_ms: milliseconds(settled),
-        false_unreachable: false_alarms(world, MonoNs::from_nanos(0)),
+        false_unreachable: false_alarms(world, START),
     })
 }
 

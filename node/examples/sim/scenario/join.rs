@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use probe_ebpf::time::{MonoNs, Span};
+use probe_ebpf::time::Span;
 use serde::Serialize;
 
 use super::false_alarms;
 use crate::host::Host;
 use crate::member::{Liveness, Member};
 use crate::report::{Column, milliseconds, shown};
-use crate::world::World;
+use crate::world::{START, World};
 
 const MINUTE: Span = Span::from_secs(60);
 
@@ -21,7 +21,7 @@ pub(crate) struct Figures {
     /// How often someone was held for unreachable, all the while running.
     pub(crate) false_unreachable: usize,
     /// Share of the pairs that this happened to.
-    false_share: f64,
+    pub(crate) false_share: f64,
     /// When it happened first.
     first_false_ms: Option<f64>,
 }
@@ -36,7 +36,7 @@ pub(crate) fn run<M: Member>(world: &mut World<M>) -> Result<Figures, String> {
     let nodes = world.nodes();
     Ok(Figures {
         settled_ms: settled.map(milliseconds),
-        false_unreachable: false_alarms(world, MonoNs::from_nanos(0)),
+        false_unreachable: false_alarms(world, START),
         false_share: pairs.len() as f64 / (nodes * (nodes - 1)) as f64,
         first_false_ms: wrong().next().map(|judgement| milliseconds(judgement.at - start)),
     })

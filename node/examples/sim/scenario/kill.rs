@@ -1,6 +1,6 @@
 //! Nodes of a settled cluster die, one after the other: how long until the others notice?
 
-use probe_ebpf::time::{MonoNs, Span};
+use probe_ebpf::time::Span;
 use serde::Serialize;
 
 use super::{false_alarms, settle};
@@ -8,7 +8,7 @@ use crate::member::Member;
 use crate::options::Options;
 use crate::report::{Column, quantile, shown};
 use crate::spread::Spread;
-use crate::world::World;
+use crate::world::{START, World};
 
 /// Longest time to notice.
 const PATIENCE: Span = Span::from_secs(300);
@@ -49,7 +49,7 @@ pub(crate) fn run<M: Member>(world: &mut World<M>, options: &Options) -> Result<
         last_ms: quantile(each(|death| death.time_of_others(1.0)), 0.5),
         longest_ms: quantile(each(|death| death.time_of_others(1.0)), 1.0),
         unnoticed: deaths.iter().map(Spread::left).sum(),
-        false_unreachable: false_alarms(world, MonoNs::from_nanos(0)),
+        false_unreachable: false_alarms(world, START),
     })
 }
 

@@ -19,7 +19,7 @@ const PATIENCE: Span = Span::from_secs(300);
 pub(crate) struct Figures {
     split_s: u32,
     /// Pairs of nodes, one on either side, of which one held the other for unreachable when the split ended.
-    parted: usize,
+    pub(crate) parted: usize,
     /// From the end of the split until a change that was made on one side during it was known everywhere.
     pub(crate) change_ms: Option<f64>,
     /// Until everybody held everybody for reachable again.

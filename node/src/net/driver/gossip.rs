@@ -14,7 +14,9 @@ const COUNT_ENTRIES: Span = Span::from_secs(5);
 /// Totals of all events: part of the core, event, how often.
 pub(super) fn events(core: &Core) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
     let protocol = core.counters().labelled().map(|(event, n)| ("proto", event, n));
-    protocol.chain(core.detector_counters().map(|(event, n)| ("detector", event, n)))
+    let detector = core.detector_counters().map(|(event, n)| ("detector", event, n));
+    let graveyard = core.graveyard_counters().map(|(event, n)| ("graveyard", event, n));
+    protocol.chain(detector).chain(graveyard)
 }
 
 impl Driver {
@@ -53,6 +55,7 @@ impl Driver {
             loss: self.core.loss(),
             events: owned(self.core.counters().labelled()),
             detector: owned(self.core.detector_counters()),
+            graveyard: owned(self.core.graveyard_counters()),
             inbound_failed: owned(streams.inbound_failed.counts()),
             outbound_failed: owned(streams.outbound_failed.counts()),
         }

@@ -1,7 +1,10 @@
 //! What the detector thinks.
 
-use probe_ebpf::time::{MonoNs, Span};
+#[cfg(test)]
+use probe_ebpf::time::MonoNs;
+use probe_ebpf::time::Span;
 
+#[cfg(test)]
 use super::peer::Phase;
 use super::{Detector, DetectorCounters, Reachability};
 
@@ -11,6 +14,7 @@ impl<K: Copy + Ord> Detector<K> {
         self.peers.get(&peer).map(|record| record.phase.reachability())
     }
     /// Since when a peer is unreachable.
+    #[cfg(test)]
     pub(crate) fn unreachable_since(&self, peer: K) -> Option<MonoNs> {
         match self.peers.get(&peer)?.phase {
             Phase::Unreachable(since) => Some(since),
@@ -18,9 +22,11 @@ impl<K: Copy + Ord> Detector<K> {
         }
     }
     /// The last packet from a peer itself.
+    #[cfg(test)]
     pub(crate) fn last_heard(&self, peer: K) -> Option<MonoNs> {
         self.peers.get(&peer)?.heard
     }
+    #[cfg(test)]
     /// How surprising a peer's silence is: 2 means that chance explains it in one case of 10^2.
     pub(crate) fn phi(&self, peer: K, now: MonoNs) -> Option<f64> {
         self.peers.get(&peer).map(|record| record.phi(&self.surroundings(), now))

@@ -174,6 +174,18 @@ fn gossip_5_a_restart_under_the_same_id_jumps_past_and_voids_its_past() {
     assert!(net.run_until(Span::from_secs(2), anew));
 }
 
+/// A restart under a new id: the old one is still said to be at this node's own address.
+#[test]
+fn gossip_5_a_node_does_not_talk_to_its_earlier_self() {
+    let mut net = Net::new(3, 9, Faults::NONE);
+    assert!(net.run_until(MINUTE, Net::converged));
+    net.start(1, |config| config.id = crate::proto::NodeId::new("reborn").unwrap());
+    net.run(Span::from_secs(10));
+    assert!(net.sent.iter().all(|(from, to, _)| *to != address(*from)));
+    let old = |host: usize| net.hosts[host].core.members().find(|m| *m.id == id(1)).map(|m| m.status);
+    assert!([0, 1, 2].iter().all(|host| old(*host) == Some(MemberStatus::Unreachable)), "it is found dead");
+}
+
 /// The same where the new run has written more than the old one had before anybody heard of it.
 #[test]
 fn gossip_5_a_restart_that_outran_its_past_unheard_mixes_nothing_up() {

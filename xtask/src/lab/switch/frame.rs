@@ -14,6 +14,7 @@ const ETHERNET_LEN: usize = 14;
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
 const UDP: u8 = 17;
+const ICMP: u8 = 1;
 
 /// Where a host is plugged in: the last byte of its addresses, from 1.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -109,7 +110,9 @@ impl Key {
 pub enum Class {
     /// A whole UDP datagram over IPv4 or IPv6.
     Udp,
-    /// Anything else: ICMP, TCP, ARP, neighbour discovery, fragments.
+    /// ICMP over IPv4.
+    Icmp,
+    /// Anything else: TCP, ARP, ICMP over IPv6, fragments.
     Other,
 }
 
@@ -153,10 +156,19 @@ impl Summary {
         Some(Self {
             destination,
             source: Port::of_mac([s0, s1, s2, s3, s4, s5]),
-            class: if datagram.is_some() { Class::Udp } else { Class::Other },
+            class: match datagram {
+                Some(_) => Class::Udp,
+                None if is_icmp(u16::from_be_bytes([t0, t1]), body) => Class::Icmp,
+                None => Class::Other,
+            },
             key: id.map_or_else(|| Key::Hash(hash(&frame[12..])), |id| Key::Id(id.to_u64())),
         })
     }
+}
+
+/// ICMP (RFC 792), whole or a fragment.
+fn is_icmp(ethertype: u16, body: &[u8]) -> bool {
+    ethertype == ETHERTYPE_IPV4 && body.first_chunk::<20>().is_some_and(|header| header[9] == ICMP)
 }
 
 /// The UDP header and payload if `body` is an unfragmented packet without extension headers (RFC 791, RFC 8200).
@@ -243,6 +255,11 @@ pub(super) mod tests {
         let mut fragment = udp_frame(Port::host(0), Port::host(1), &V1);
         fragment[20] = 0x20; // more fragments
         assert_eq!(Summary::read(&fragment).unwrap().class, Class::Other);
+        let mut icmp = udp_frame(Port::host(0), Port::host(1), &V1);
+        icmp[23] = 1;
+        assert_eq!(Summary::read(&icmp).unwrap().class, Class::Icmp);
+        icmp[23] = 6;
+        assert_eq!(Summary::read(&icmp).unwrap().class, Class::Other, "TCP");
     }
 
     #[test]

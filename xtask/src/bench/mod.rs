@@ -1,0 +1,67 @@
+//! `cargo xtask bench`: what things cost, always beside a yardstick measured in the same run.
+
+mod gossip;
+mod probe;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use clap::{Args, ValueEnum};
+use serde_json::Value;
+
+use crate::rig::{is_permitted, sandbox};
+use crate::setup::{self, Purpose};
+use crate::{build, paths};
+
+/// Options of `cargo xtask bench`.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// Only these
+    #[arg(value_enum)]
+    what: Vec<What>,
+    /// Write the figures to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Fewer rounds: shows that it runs, not what it costs
+    #[arg(long)]
+    quick: bool,
+    #[command(flatten, next_help_heading = "Options of bench gossip")]
+    gossip: gossip::Options,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// The socket filter per packet, beside a filter that does nothing
+    Probe,
+    /// Nodes on loopback: how fast a change reaches all, and what they cost while nothing changes
+    Gossip,
+}
+
+/// Runs the benchmarks.
+pub fn command(options: &Options) -> Result<()> {
+    ensure!(
+        setup::is_root() && is_permitted(),
+        "bench attaches eBPF programs and makes network namespaces: run it as root"
+    );
+    let wanted = |what| options.what.is_empty() || options.what.contains(&what);
+    let setup = setup::ensure(Purpose::Build)?;
+    if !sandbox::is_inside() && wanted(What::Gossip) && options.gossip.binary.is_none() {
+        eprintln!("bench: building the node");
+        build::node(setup.bpf.as_ref())?;
+    }
+    sandbox::enter()?;
+    let mut report = serde_json::Map::new();
+    if wanted(What::Probe) {
+        let bpf = setup.bpf.context("bench probe needs the eBPF toolchain: see `cargo xtask setup`")?;
+        report.insert("probe".into(), probe::run(&bpf, options.quick)?);
+    }
+    if wanted(What::Gossip) {
+        let binary = options.gossip.binary.clone().unwrap_or_else(paths::node_binary);
+        report.insert("gossip".into(), gossip::run(&options.gossip, &binary, options.quick)?);
+    }
+    options.json.as_deref().map_or(Ok(()), |file| write(file, &Value::Object(report)))
+}
+
+fn write(file: &Path, report: &Value) -> Result<()> {
+    std::fs::write(file, format!("{report:#}\n")).with_context(|| format!("writing {}", file.display()))
+}
