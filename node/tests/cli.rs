@@ -126,6 +126,10 @@ fn a_node_answers_and_leaves_nothing_behind() {
     assert!(version.starts_with("version "), "{version}");
     let got = text(&node.ask(&["get", "color"]));
     assert!(got.contains("VALUE") && got.contains("blue"), "{got}");
+    let trace = "00f067aa0ba902b74bf92f3577b34da6";
+    text(&node.ask(&["set", "color", "red", "--trace-id", trace]));
+    let got = text(&node.ask(&["get", "color"]));
+    assert!(got.contains("TRACE") && got.contains(trace), "{got}");
     text(&node.ask(&["delete", "color"]));
     assert_fails(&node.ask(&["get", "color"]), 1, &["no node holds the key \"color\""]);
     assert_fails(&node.ask(&["delete", "color"]), 1, &["no such key"]);
@@ -158,6 +162,38 @@ fn a_killed_nodes_socket_does_not_stop_the_next() {
 }
 
 #[test]
+fn a_watch_shows_changes_and_ends_with_the_node() {
+    let mut node = Node::start(&[]);
+    let mut watch = pikoscope(&["watch", "--json", "--control"])
+        .arg(node.control())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut n = 0;
+    // It begins some time after its start: what was before is not shown.
+    let first = std::thread::scope(|scope| {
+        let first = scope.spawn(|| lines.next());
+        while !first.is_finished() {
+            n += 1;
+            text(&node.ask(&["set", "k", &n.to_string()]));
+        }
+        first.join().unwrap().unwrap()
+    });
+    let change: serde_json::Value = serde_json::from_str(&first).unwrap();
+    assert_eq!(
+        (&change["event"], &change["node"], &change["key"]),
+        (&"upsert".into(), &"n".into(), &"k".into())
+    );
+    let shown: u32 = change["value"].as_str().unwrap().parse().unwrap();
+    assert!((1..=n).contains(&shown), "{change}");
+    assert_eq!(node.stop(Signal::SIGTERM).0, Some(0));
+    assert!(lines.all(|line| line.contains("upsert")));
+    assert_fails(&watch.wait_with_output().unwrap(), 1, &["has ended"]);
+}
+
+#[test]
 fn what_is_in_use_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let control = dir.path().join("c");
@@ -182,6 +218,9 @@ fn what_is_in_use_is_named() {
     let taken = tcp.local_addr().unwrap().to_string();
     let output = start("127.0.0.1:0", &taken, &control);
     assert_fails(&output, 1, &[&taken, "Address already in use", "--metrics-bind"]);
+
+    let output = start(&taken, "127.0.0.1:0", &control);
+    assert_fails(&output, 1, &[&taken, "TCP", "Address already in use", "--bind"]);
 
     let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
     let taken = udp.local_addr().unwrap().to_string();
@@ -212,8 +251,11 @@ fn bad_settings_are_one_sentence() {
 fn usage_is_two_and_absence_is_one() {
     assert_eq!(run(&["fly"]).status.code(), Some(2));
     assert_eq!(run(&["run", "--bind", "nonsense"]).status.code(), Some(2));
+    assert_eq!(run(&["set", "k", "v", "--trace-id", "5"]).status.code(), Some(2));
     assert_eq!(run(&["--help"]).status.code(), Some(0));
-    for command in [&["status"][..], &["top"], &["get", "k"], &["set", "k", "v"], &["delete", "k"]] {
+    for command in
+        [&["status"][..], &["top"], &["watch"], &["get", "k"], &["set", "k", "v"], &["delete", "k"]]
+    {
         let args = [command, &["--control", "/nonexistent/c"]].concat();
         assert_fails(&run(&args), 1, &["no node is running at /nonexistent/c"]);
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use pikoscope::control::watch::Change;
+use serde_json::Value;
 use support::local::Local;
 use support::{alone, http};
 use xtask::rig::{Stopwatch, can_make_hosts, wait_for};
@@ -77,7 +78,10 @@ fn a_seed_by_name_that_comes_later_is_found() -> Result<()> {
     })?;
     let failed = "pikoscope_streams_outbound_failed_total{reason=\"connection_refused\"}";
     wait_for("a try in vain", PATIENCE, || Ok((local.metric(0, failed)? > 1.0).then_some(())))?;
-    local.add(|spec| spec.seeds.clear())?;
+    local.add(|spec| {
+        spec.bind = ([127, 0, 0, 1], 8002).into();
+        spec.seeds.clear();
+    })?;
     for node in &mut local.nodes {
         node.wait_members(2, PATIENCE)?;
     }
@@ -113,6 +117,12 @@ fn a_goodbye_is_heard_at_once_and_ends_nobody_late() -> Result<()> {
     assert!(stopped < Duration::from_secs(2), "{stopped:?}");
     for node in &local.nodes {
         let report = node.status()?;
+        let events = &report["gossip"]["events"];
+        assert_eq!(
+            (&events["leaves_received"], &events["foreign_leave"]),
+            (&1.into(), &Value::Null),
+            "{events}"
+        );
         let gone = report["members"].as_array().into_iter().flatten().find(|m| m["id"] == "n3").cloned();
         assert_eq!(gone.map(|m| m["status"].clone()), Some("left".into()), "{report}");
     }

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use pikoscope::metrics::{Metrics, Published};
+use pikoscope::proto::{Counters, EntryCounts, MemberStatus, Protocol};
 use pikoscope::report::{AccountingReport, ClockReport};
 use probe_ebpf::time::{Bounded, Span};
 use probe_user::analysis::breakdown::{Propagation, Segment};
@@ -44,6 +45,14 @@ fn busy() -> Metrics {
     metrics.not_sample("join");
     metrics.packets_received.inc();
     metrics.bytes_received.inc_by(100);
+    let gossip = &metrics.gossip;
+    gossip.set_peers([(Protocol::V0, MemberStatus::Alive), (Protocol::V1, MemberStatus::Left)].into_iter());
+    gossip.set(1, 0.5, &Counters { delta_entries_sent: 9, ..Counters::default() });
+    gossip.set_entries([("a \"b\"", EntryCounts([[1, 2], [3, 4]]))].into_iter());
+    gossip.totals([("proto", "duplicates")].into_iter()).set([5].into_iter());
+    metrics.streams.connections_inbound.inc();
+    metrics.streams.inbound_failed.inc("slow");
+    metrics.streams.outbound_failed.inc("connection_refused");
     publish(&metrics, 7, clock(-50_000_000, 2_000_000));
     metrics
 }
@@ -122,6 +131,20 @@ fn the_promised_names_labels_and_buckets_are_there() {
         "pikoscope_probe_runs_total 7",
         "pikoscope_probe_run_seconds_total 0.0000015",
         "piko_gossip_packet_bytes_inbound_total 100",
+        "piko_gossip_packet_bytes_outbound_total 0",
+        "piko_gossip_connections_inbound_total 1",
+        "piko_gossip_connections_outbound_total 0",
+        "piko_gossip_stream_bytes_inbound_total 0",
+        "piko_gossip_stream_bytes_outbound_total 0",
+        "piko_gossip_digest_entries_inbound_total 0",
+        "piko_gossip_digest_entries_outbound_total 0",
+        "piko_gossip_delta_entries_inbound_total 0",
+        "piko_gossip_delta_entries_outbound_total 9",
+        "piko_gossip_entries{deleted=\"true\",internal=\"false\",node_id=\"a \\\"b\\\"\"} 3",
+        "pikoscope_peers{protocol=\"v0\",status=\"alive\"} 1",
+        "pikoscope_gossip_events_total{event=\"duplicates\",part=\"proto\"} 5",
+        "pikoscope_streams_inbound_failed_total{reason=\"slow\"} 1",
+        "pikoscope_streams_outbound_failed_total{reason=\"busy\"} 0",
     ] {
         assert_line(&text, line);
     }

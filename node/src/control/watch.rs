@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use probe_ebpf::time::MonoNs;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::{self, Receiver, Sender, error::TrySendError};
+use tokio::sync::oneshot;
 
-use super::TraceId;
+use super::{Request, TraceId};
 use crate::proto::{Core, EntryArrival, Event, Outbox};
 use crate::wire::INTERNAL_PREFIX;
 
@@ -119,6 +120,19 @@ struct Waiting {
 pub struct Watch {
     queue: Receiver<Waiting>,
     missed: Arc<AtomicU64>,
+}
+
+/// Begins a watch, for a program that has the node in itself: of every change from here on, with the protocol's own
+/// keys if `internal`. To know the state too, begin the watch first and then ask for the state: what changed in between
+/// is told twice, and nothing is missed.
+///
+/// # Errors
+/// There are [`MAX_WATCHERS`] already, or the node has ended.
+pub async fn watch(requests: &Sender<Request>, internal: bool) -> Result<Watch, String> {
+    let (reply, answer) = oneshot::channel();
+    let ended = || "the node has ended".to_owned();
+    requests.send(Request::Watch { internal, reply }).await.map_err(|_| ended())?;
+    answer.await.map_err(|_| ended())?
 }
 
 impl Watchers {
@@ -304,6 +318,22 @@ mod tests {
         let mut next = watchers.watch(false).unwrap();
         drop(watchers);
         assert!(next.next().await.is_empty(), "the node has ended");
+    }
+
+    #[tokio::test]
+    async fn a_program_watches_its_own_node() {
+        let (requests, mut incoming) = crate::control::channel();
+        let node = tokio::spawn(async move {
+            let mut watchers = Watchers::default();
+            let Some(Request::Watch { internal, reply }) = incoming.recv().await else { return };
+            let _ = reply.send(watchers.watch(internal));
+            watchers.push(upsert("k", 1));
+        });
+        let mut watch = watch(&requests, false).await.unwrap();
+        assert_eq!(versions(&watch.next().await), [1]);
+        node.await.unwrap();
+        assert!(watch.next().await.is_empty());
+        assert!(super::watch(&requests, false).await.is_err(), "it has ended");
     }
 
     #[test]

@@ -21,8 +21,9 @@ const WIRE: [&str; 10] = [
 const INBOUND: [&str; 8] =
     ["too_many", "idle", "empty", "slow", "not_reading", "ended", "crowded", "shutting_down"];
 /// Why those that this node began did.
-const OUTBOUND: [&str; 8] = [
+const OUTBOUND: [&str; 9] = [
     "busy",
+    "idle",
     "connect_timeout",
     "connection_refused",
     "connect_error",

@@ -17,12 +17,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::config::{Config, Seed};
-use crate::control::watch::{Change, Watchers, upsert};
-use crate::control::{Held, Request, TraceId};
-use crate::metrics::{GossipTotals, Metrics, Published};
+use crate::control::Request;
+use crate::control::watch::Watchers;
+use crate::metrics::{GossipTotals, Metrics};
 use crate::proto::{self, Core, NodeId, Outbox, Protocol, Received};
-use crate::report::{ClockReport, NodeReport, known};
-use crate::stats::{EntryKind, Stats};
+use crate::stats::Stats;
 use crate::wire::v1;
 
 use super::NetError;
@@ -33,10 +32,12 @@ use super::socket::GossipSocket;
 use super::stamping::Stamping;
 use super::stream::{Streams, resolve_seeds};
 
-mod gossip;
+mod publish;
+mod report;
+mod requests;
 mod streams;
 
-use gossip::events;
+use publish::events;
 
 /// Datagrams taken by one `recvmmsg`.
 const BATCH: usize = 32;
@@ -312,94 +313,6 @@ impl Driver {
         let now = mono_now();
         self.stamping.housekeep(now);
         self.publish(now);
-    }
-
-    fn publish(&mut self, now: MonoNs) {
-        let medians = EntryKind::ALL.map(|kind| self.observer.stats.window_median(kind, now));
-        self.observer.metrics.publish(&Published {
-            tier: self.stamping.tier(),
-            clock: &self.clock_report(now),
-            accounting: &self.stamping.accounting(),
-            probe_cost: self.stamping.cost(),
-            medians,
-            lost: self.observer.lost(),
-            left_out: self.observer.stats.left_out(),
-            members: self.core.member_count(),
-        });
-        self.publish_gossip(now);
-    }
-
-    fn serve(&mut self, request: Request) {
-        let now = mono_now();
-        // A receiver that is gone does not wait for its answer.
-        match request {
-            Request::Status(reply) => {
-                self.stamping.drain(now);
-                let _ = reply.send(self.report(now));
-            }
-            Request::Set { key, value, trace_id, reply } => {
-                let trace_id = trace_id.map(TraceId::bytes);
-                let done = self.core.set(&key, value.as_bytes(), trace_id, now, &self.clock);
-                if let Ok(version) = done {
-                    self.watchers.push(upsert(&self.core, &self.config.node_id, key, version, now));
-                }
-                let _ = reply.send(done.map_err(|e| e.to_string()));
-            }
-            Request::Delete { key, reply } => {
-                let done = self.core.delete(&key, now, &self.clock);
-                if let Ok(version) = done {
-                    let (node, at_mono_ns) = (self.config.node_id.clone(), now.as_nanos());
-                    self.watchers.push(Change::Delete { node, key, version, at_mono_ns });
-                }
-                let _ = reply.send(done.map_err(|e| e.to_string()));
-            }
-            Request::Get { key, reply } => {
-                let held = self.core.get(&key).map(|found| Held {
-                    node: found.node.to_string(),
-                    value: String::from_utf8_lossy(found.value).into_owned(),
-                    version: found.version,
-                    trace_id: found.trace_id.map(TraceId::from),
-                });
-                let _ = reply.send(held.collect());
-            }
-            Request::Watch { internal, reply } => {
-                let _ = reply.send(self.watchers.watch(internal));
-            }
-        }
-    }
-
-    fn clock_report(&self, now: MonoNs) -> ClockReport {
-        let offset = self.clock.offset.at(now);
-        ClockReport {
-            source: self.clock.offset.source,
-            state: self.clock.offset.state,
-            offset_ns: offset.value.as_nanos(),
-            bound_ns: known(offset.bound + self.clock.mapping.error),
-            age_ns: (now - self.clock.offset.read_at).as_nanos(),
-            epoch: self.clock.mapping.epoch,
-            note: self.clock_note.clone(),
-        }
-    }
-
-    fn report(&self, now: MonoNs) -> NodeReport {
-        let counts = |c: &super::observe::Counts| c.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect();
-        NodeReport {
-            id: self.config.node_id.clone(),
-            address: self.config.advertise_when_bound(self.socket.bound()).to_string(),
-            kernel: self.kernel.clone(),
-            tier: self.stamping.tier(),
-            tier_reason: self.stamping.reason().map(str::to_owned),
-            clock: self.clock_report(now),
-            accounting: self.stamping.accounting(),
-            probe: self.stamping.cost_report(),
-            paths: self.observer.stats.path_reports(),
-            entries: self.observer.stats.entry_reports(EntryKind::Entry),
-            beacons: self.observer.stats.entry_reports(EntryKind::Beacon),
-            members: self.member_reports(),
-            gossip: self.gossip_report(),
-            rejected: counts(self.observer.rejections()),
-            not_samples: counts(self.observer.not_samples()),
-        }
     }
 
     /// Stops sending, takes the filter off, and handles what is queued still, so that the accounting closes.

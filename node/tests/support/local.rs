@@ -76,9 +76,9 @@ impl Local {
     }
 }
 
-/// Where node `i` gossips.
+/// Where node `i` gossips: each on an address of its own, as if on a host of its own.
 pub fn address(i: usize) -> SocketAddr {
-    ([127, 0, 0, 1], 8001 + i as u16).into()
+    ([127, 0, 0, 1 + i as u8], 8001 + i as u16).into()
 }
 
 fn metrics_address(i: usize) -> SocketAddr {

@@ -64,7 +64,7 @@ pub(super) async fn run(
                 with.remove(&key);
                 if let Err(failure) = result {
                     metrics.streams.outbound_failed.inc(failure.reason());
-                    teller.tell(key.0, &failure);
+                    teller.tell(&key.0, &failure);
                 }
             }
         }

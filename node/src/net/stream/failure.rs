@@ -1,7 +1,7 @@
 //! How a conversation can fail, and saying so without flooding the log.
 
+use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -77,7 +77,7 @@ impl Teller {
         Self { what, told: None, untold: 0 }
     }
 
-    pub(super) fn tell(&mut self, with: SocketAddr, failure: &Failure) {
+    pub(super) fn tell(&mut self, with: &dyn fmt::Display, failure: &Failure) {
         if matches!(failure, Failure::Empty) {
             // Whoever looks whether the port is open: nothing to be told.
             return;
@@ -93,5 +93,59 @@ impl Teller {
         } else {
             tracing::warn!("{} {with}: {failure}; {n} such failures since the last one told of", self.what);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metrics;
+
+    #[test]
+    fn every_reason_has_its_own_series() {
+        let metrics = Metrics::new().unwrap();
+        let io = || io::Error::from(io::ErrorKind::TimedOut);
+        let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+        let both = [
+            Failure::Slow,
+            Failure::Ended,
+            Failure::Crowded,
+            Failure::Wire(WireError::Trailing),
+            Failure::Refused("own_id"),
+            Failure::Io(io()),
+            Failure::ShuttingDown,
+        ];
+        let inbound = [Failure::TooMany, Failure::Idle, Failure::Empty, Failure::NotReading];
+        let outbound =
+            [Failure::ConnectTimeout, Failure::Connect(io()), Failure::Connect(refused), Failure::Idle];
+        for failure in both.iter().chain(&inbound).chain(&outbound) {
+            // A new variant must be added to the lists above, and to the metrics' own.
+            match failure {
+                Failure::TooMany | Failure::Idle | Failure::Empty | Failure::Slow | Failure::NotReading => {}
+                Failure::Ended | Failure::Crowded | Failure::Wire(_) | Failure::Refused(_) => {}
+                Failure::ConnectTimeout | Failure::Connect(_) | Failure::Io(_) | Failure::ShuttingDown => {}
+            }
+        }
+        let streams = &metrics.streams;
+        both.iter().chain(&inbound).for_each(|failure| streams.inbound_failed.inc(failure.reason()));
+        both.iter().chain(&outbound).for_each(|failure| streams.outbound_failed.inc(failure.reason()));
+        for reasons in [&streams.inbound_failed, &streams.outbound_failed] {
+            assert!(reasons.counts().all(|(reason, n)| reason != "other" && n == 1), "{reasons:?}");
+        }
+        assert_eq!(streams.inbound_failed.counts().count(), both.len() + inbound.len());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_are_told_once_in_a_while() {
+        let mut teller = Teller::new("TCP from");
+        teller.tell(&"a", &Failure::Slow);
+        (0..100).for_each(|_| teller.tell(&"a", &Failure::Slow));
+        assert_eq!(teller.untold, 100);
+        tokio::time::sleep(QUIET).await;
+        teller.tell(&"a", &Failure::Slow);
+        assert_eq!(teller.untold, 0);
+        tokio::time::sleep(QUIET).await;
+        teller.tell(&"a", &Failure::Empty);
+        assert!(teller.told.is_some_and(|told| told.elapsed() >= QUIET), "not worth a word");
     }
 }
