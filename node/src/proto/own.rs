@@ -136,8 +136,17 @@ impl Core {
     /// under the same id: whoever knows it would take nothing from us, or mix the two up. So jump past it, with
     /// everything we have.
     pub(super) fn find_restart(&mut self, version: u64, now: MonoNs) {
+        self.find_past(version, self.given.max(self.given_by_join), now);
+    }
+
+    /// A seed knew this node at `version` before this run asked to join.
+    pub(super) fn find_restart_at_join(&mut self, version: u64, now: MonoNs) {
+        self.find_past(version, self.given, now);
+    }
+
+    fn find_past(&mut self, version: u64, given: u64, now: MonoNs) {
         let own = self.state[SELF].version;
-        if version <= self.given || now < self.restart_at {
+        if version <= given || now < self.restart_at {
             return;
         }
         if version.saturating_sub(own) > self.config.limits.version_jump {

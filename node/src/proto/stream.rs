@@ -162,7 +162,7 @@ impl Core {
             self.counters.delta_entries_received += node.len() as u64;
             if node.head.id == self.config.id.as_str() {
                 let known = node.entries().map(|entry| entry.version).max().unwrap_or(0);
-                self.find_restart(known, now);
+                self.find_restart_at_join(known, now);
                 continue;
             }
             // The request listed nobody else: each begins at the beginning.

@@ -63,6 +63,8 @@ proptest! {
         }
         net.run(Span::from_secs(5));
         prop_assert!(net.lost > 0 && net.copied > 0, "the network was bad");
+        let restarts: u64 = net.hosts.iter().map(|h| h.core.counters().restarts_found).sum();
+        prop_assert_eq!(restarts, 0, "nobody took its own news for an earlier run's");
         prop_assert!(net.run_until(MINUTE, Net::converged));
     }
 }
