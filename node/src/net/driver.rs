@@ -13,16 +13,14 @@ use probe_user::load::Options;
 use probe_user::recv::RecvBatch;
 use rand::TryRngCore as _;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
-use tokio::time::{MissedTickBehavior, interval, sleep};
 
+use crate::bell::Bell;
 use crate::config::{Config, Seed};
 use crate::control::watch::{Change, Watchers};
-use crate::control::{Held, Request};
-use crate::metrics::{Metrics, Published};
+use crate::control::{Held, Inbox, Request};
+use crate::metrics::Metrics;
 use crate::proto::{self, Core, NodeId, Outbox, Protocol, Received};
-use crate::report::{ClockReport, MemberReport, NodeReport, known};
-use crate::stats::{EntryKind, Stats};
+use crate::stats::Stats;
 use crate::wire::v1;
 
 use super::NetError;
@@ -32,7 +30,9 @@ use super::record::{Record, Recorder};
 use super::socket::GossipSocket;
 use super::stamping::Stamping;
 use super::stream::{Streams, resolve_seeds};
+use super::wait::wait;
 
+mod report;
 mod streams;
 
 /// Datagrams taken by one `recvmmsg`.
@@ -40,7 +40,9 @@ const BATCH: usize = 32;
 /// Datagrams of at least this size are taken whole, so that a larger peer's packet is judged and not cut.
 const SLOT_MIN: usize = 2048;
 /// Time between looks at the clocks, the probe's counters and the published levels.
-const HOUSEKEEPING: Duration = Duration::from_secs(1);
+const HOUSEKEEPING: Span = Span::from_secs(1);
+/// How much longer they may wait for something else to wake this thread: rounds are more frequent as a rule.
+const HOUSEKEEPING_SLACK: Span = Span::from_millis(200);
 
 /// Everything the packet path needs; owned by one thread.
 pub(super) struct Driver {
@@ -64,7 +66,12 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    pub(super) fn start(config: Config, metrics: Arc<Metrics>, helper: &Handle) -> Result<Self, NetError> {
+    pub(super) fn start(
+        config: Config,
+        metrics: Arc<Metrics>,
+        helper: &Handle,
+        bell: &Bell,
+    ) -> Result<Self, NetError> {
         let mut options =
             Options { ring_bytes: config.ring_bytes, stats: config.probe_stats, ..Options::default() };
         if let Some(btf) = &config.btf {
@@ -111,7 +118,7 @@ impl Driver {
         let source =
             [config.bind, config.advertise].map(|a| a.ip()).into_iter().find(|ip| !ip.is_unspecified());
         let mut streams =
-            Streams::start(helper, listener, source, core.stream_limits(), Arc::clone(&metrics))
+            Streams::start(helper, listener, source, core.stream_limits(), Arc::clone(&metrics), bell)
                 .map_err(os("starting to listen"))?;
         if config.seeds.iter().any(|seed| seed.address().is_none()) {
             let (seeds, sender) = (config.seeds.clone(), streams.sender.clone());
@@ -154,36 +161,53 @@ impl Driver {
     }
 
     /// Gossips until told to stop.
-    pub(super) async fn run(
-        mut self,
-        mut requests: mpsc::Receiver<Request>,
-        mut shutdown: watch::Receiver<bool>,
-    ) -> Result<(), NetError> {
-        let mut housekeeping = interval(HOUSEKEEPING);
-        housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut open = true;
-        loop {
-            let wait = self.core.next_wakeup() - mono_now();
-            // Unbiased: a flood of datagrams must starve neither the rounds nor the requests.
-            tokio::select! {
-                _ = shutdown.wait_for(|stop| *stop) => break,
-                received = self.socket.receive(&mut self.batch) => match received {
+    pub(super) fn run(mut self, mut inbox: Inbox, helper: &Handle) -> Result<(), NetError> {
+        let failed = |source| NetError::Os { what: "waiting for packets", source };
+        let mut housekeeping_at = mono_now();
+        let mut messages = false;
+        // Each turn gives everything its share: a flood of datagrams must starve neither rounds nor requests.
+        while !inbox.is_stopped() {
+            let now = mono_now();
+            if now >= housekeeping_at {
+                self.housekeep();
+                housekeeping_at = now + HOUSEKEEPING;
+            }
+            if now >= self.core.next_wakeup() {
+                self.tick();
+            }
+            let until = self.core.next_wakeup().min(housekeeping_at + HOUSEKEEPING_SLACK);
+            let time = if messages { Span::ZERO } else { until - mono_now() };
+            let ready = wait(&self.socket, &inbox.bell, time).map_err(failed)?;
+            if ready.socket {
+                match self.socket.receive(&mut self.batch) {
                     Ok(n) => self.received(n),
                     Err(e) => self.receive_failed(&e),
-                },
-                () = sleep(Duration::from_nanos(wait.as_nanos().max(0) as u64)) => self.tick(),
-                _ = housekeeping.tick() => self.housekeep(),
-                Some(incoming) = self.streams.incoming.recv() => self.stream(incoming),
-                request = requests.recv(), if open => match request {
-                    Some(request) => self.serve(request),
-                    None => open = false,
-                },
+                }
+            }
+            if ready.bell {
+                inbox.bell.hush();
+            }
+            if ready.bell || messages {
+                messages = self.take_messages(&mut inbox);
             }
         }
         if self.config.leave_on_shutdown {
-            self.leave().await;
+            helper.block_on(self.leave());
         }
         self.finish()
+    }
+
+    /// Takes one message out of each channel; was there any?
+    fn take_messages(&mut self, inbox: &mut Inbox) -> bool {
+        let (incoming, request) = (self.streams.incoming.try_recv().ok(), inbox.requests.try_recv().ok());
+        let any = incoming.is_some() || request.is_some();
+        if let Some(incoming) = incoming {
+            self.stream(incoming);
+        }
+        if let Some(request) = request {
+            self.serve(request);
+        }
+        any
     }
 
     /// Handles the batch of `n` datagrams that was just received.
@@ -305,20 +329,6 @@ impl Driver {
         self.publish(now);
     }
 
-    fn publish(&mut self, now: MonoNs) {
-        let medians = EntryKind::ALL.map(|kind| self.observer.stats.window_median(kind, now));
-        self.observer.metrics.publish(&Published {
-            tier: self.stamping.tier(),
-            clock: &self.clock_report(now),
-            accounting: &self.stamping.accounting(),
-            probe_cost: self.stamping.cost(),
-            medians,
-            lost: self.observer.lost(),
-            left_out: self.observer.stats.left_out(),
-            members: self.core.member_count(),
-        });
-    }
-
     fn serve(&mut self, request: Request) {
         let now = mono_now();
         // A receiver that is gone does not wait for its answer.
@@ -357,53 +367,11 @@ impl Driver {
         }
     }
 
-    fn clock_report(&self, now: MonoNs) -> ClockReport {
-        let offset = self.clock.offset.at(now);
-        ClockReport {
-            source: self.clock.offset.source,
-            state: self.clock.offset.state,
-            offset_ns: offset.value.as_nanos(),
-            bound_ns: known(offset.bound + self.clock.mapping.error),
-            age_ns: (now - self.clock.offset.read_at).as_nanos(),
-            epoch: self.clock.mapping.epoch,
-            note: self.clock_note.clone(),
-        }
-    }
-
-    fn report(&self, now: MonoNs) -> NodeReport {
-        let counts = |c: &super::observe::Counts| c.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect();
-        NodeReport {
-            id: self.config.node_id.clone(),
-            address: self.config.advertise_when_bound(self.socket.bound()).to_string(),
-            kernel: self.kernel.clone(),
-            tier: self.stamping.tier(),
-            tier_reason: self.stamping.reason().map(str::to_owned),
-            clock: self.clock_report(now),
-            accounting: self.stamping.accounting(),
-            probe: self.stamping.cost_report(),
-            paths: self.observer.stats.path_reports(),
-            entries: self.observer.stats.entry_reports(EntryKind::Entry),
-            beacons: self.observer.stats.entry_reports(EntryKind::Beacon),
-            members: self
-                .core
-                .members()
-                .map(|m| MemberReport {
-                    id: m.id.to_string(),
-                    address: m.addr.to_string(),
-                    version: m.version,
-                    entries: m.entries as u64,
-                })
-                .collect(),
-            rejected: counts(self.observer.rejections()),
-            not_samples: counts(self.observer.not_samples()),
-        }
-    }
-
     /// Stops sending, takes the filter off, and handles what is queued still, so that the accounting closes.
     fn finish(mut self) -> Result<(), NetError> {
         self.sending = false;
         self.stamping.detach();
-        while let Ok(n) = self.socket.receive_now(&mut self.batch) {
+        while let Ok(n @ 1..) = self.socket.receive(&mut self.batch) {
             self.received(n);
         }
         let now = mono_now();

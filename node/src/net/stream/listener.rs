@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{Mutex, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -14,6 +14,7 @@ use super::failure::{Failure, Teller};
 use super::message::{Inbox, write};
 use super::sources::Sources;
 use super::{Incoming, PATIENCE, Reply};
+use crate::bell::Sender;
 use crate::metrics::Metrics;
 use crate::wire::v0::stream::{Framing, Limits};
 
@@ -38,7 +39,7 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 struct Service {
     limits: Limits,
-    sender: mpsc::Sender<Incoming>,
+    sender: Sender<Incoming>,
     metrics: Arc<Metrics>,
     /// For requests as they come in.
     requests: Budget,
@@ -54,7 +55,7 @@ struct Service {
 pub(super) async fn serve(
     listener: TcpListener,
     limits: Limits,
-    sender: mpsc::Sender<Incoming>,
+    sender: Sender<Incoming>,
     metrics: Arc<Metrics>,
 ) {
     let service = Arc::new(Service {
