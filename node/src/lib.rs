@@ -3,6 +3,7 @@
 //! Read [`wire`] and [`proto`] first: bytes and `now` in, packets and findings out. [`net`] gives them sockets
 //! and clocks; everything else shows what they found.
 #![forbid(unsafe_code)]
+pub mod bell;
 pub mod cli;
 pub mod config;
 pub mod control;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
 
 use super::{Failure, Run};
@@ -32,8 +32,8 @@ pub(super) fn run(run: Run) -> Result<(), Failure> {
     let (listener, _removed_at_exit) = ControlSocket::bind(&config.control)?.into_parts();
     let metrics_listener = http::bind(config.metrics_bind)?;
     let metrics = Arc::new(Metrics::new()?);
-    let (requests, gossip_requests) = control::channel();
-    let (stop, stopped) = watch::channel(false);
+    let (requests, inbox) = control::channel()?;
+    let stop = requests.clone();
 
     let result = runtime.block_on(async move {
         let mut signals = Signals::new()?;
@@ -45,14 +45,13 @@ pub(super) fn run(run: Run) -> Result<(), Failure> {
 
         let helper = Handle::current();
         let mut ended = gossip(config, move |config, ready| {
-            net::run(config, metrics, gossip_requests, stopped, helper, ready)
+            net::run(config, metrics, inbox, helper, ready)
         })?;
         let result = tokio::select! {
             result = &mut ended => return outcome(result),
             name = signals.next() => {
                 tracing::info!("{name}: shutting down");
-                // Fails only if the gossip thread is gone, which its result tells.
-                let _ = stop.send(true);
+                stop.stop();
                 tokio::select! {
                     result = tokio::time::timeout(FAREWELL, ended) => result,
                     name = signals.next() => return Err(format!("{name} again: ended without waiting for the gossip thread").into()),

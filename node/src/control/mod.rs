@@ -18,9 +18,15 @@
 //! Whoever may open the socket may change entries, so its mode is 0600 from the first moment on
 //! ([`socket`]).
 
-use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, oneshot};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc::{Receiver, error::SendError};
+use tokio::sync::oneshot;
+
+use crate::bell::{Bell, Sender};
 use crate::report::NodeReport;
 
 pub mod client;
@@ -89,9 +95,55 @@ pub struct Held {
     pub trace_id: Option<TraceId>,
 }
 
-/// The gossip thread's end and the admin thread's end.
-pub fn channel() -> (mpsc::Sender<Request>, mpsc::Receiver<Request>) {
-    mpsc::channel(QUEUE)
+/// Where requests are put, from any thread.
+#[derive(Clone, Debug)]
+pub struct Requests {
+    queue: Sender<Request>,
+    bell: Bell,
+    stop: Arc<AtomicBool>,
+}
+
+/// The gossip thread's end.
+#[derive(Debug)]
+pub struct Inbox {
+    pub(crate) requests: Receiver<Request>,
+    /// Rung by whoever has something for the gossip thread.
+    pub(crate) bell: Bell,
+    stop: Arc<AtomicBool>,
+}
+
+/// A way to the gossip thread.
+///
+/// # Errors
+/// No descriptor is left.
+pub fn channel() -> io::Result<(Requests, Inbox)> {
+    let (bell, stop) = (Bell::new()?, Arc::new(AtomicBool::new(false)));
+    let (queue, requests) = bell.channel(QUEUE);
+    let others = Requests { queue, bell: bell.clone(), stop: Arc::clone(&stop) };
+    Ok((others, Inbox { requests, bell, stop }))
+}
+
+impl Requests {
+    /// Waits for room and puts a request there.
+    ///
+    /// # Errors
+    /// The gossip thread has ended.
+    pub async fn send(&self, request: Request) -> Result<(), SendError<Request>> {
+        self.queue.send(request).await
+    }
+
+    /// Tells the gossip thread to end.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        self.bell.ring();
+    }
+}
+
+impl Inbox {
+    /// Was it told to end?
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
 }
 
 /// A request as it comes over the socket.

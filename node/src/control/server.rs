@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
 use super::watch::Watch;
-use super::{Answer, Line, Request};
+use super::{Answer, Line, Request, Requests};
 
 /// Longest request in bytes, its newline included.
 pub const MAX_LINE: usize = 64 * 1024;
@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const IDLE: Duration = Duration::from_secs(30);
 
 /// Serves connections until the future is dropped.
-pub async fn serve(listener: UnixListener, requests: mpsc::Sender<Request>) {
+pub async fn serve(listener: UnixListener, requests: Requests) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let mut stream = match listener.accept().await {
@@ -54,7 +54,7 @@ pub async fn serve(listener: UnixListener, requests: mpsc::Sender<Request>) {
     }
 }
 
-async fn converse(stream: UnixStream, requests: &mpsc::Sender<Request>) -> io::Result<()> {
+async fn converse(stream: UnixStream, requests: &Requests) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
     loop {
         let line = match timeout(IDLE, read_line(&mut stream)).await {
@@ -91,7 +91,7 @@ async fn converse(stream: UnixStream, requests: &mpsc::Sender<Request>) -> io::R
 }
 
 /// Passes a request on, and its answer back.
-async fn answer(request: Line, requests: &mpsc::Sender<Request>) -> Answer {
+async fn answer(request: Line, requests: &Requests) -> Answer {
     let version = match request {
         Line::Set { key, value, trace_id } => {
             ask(requests, |reply| Request::Set { key, value, trace_id, reply }).await
@@ -132,7 +132,7 @@ async fn show(mut stream: BufReader<UnixStream>, mut watch: Watch) -> io::Result
 }
 
 async fn ask<T>(
-    requests: &mpsc::Sender<Request>,
+    requests: &Requests,
     request: impl FnOnce(oneshot::Sender<T>) -> Request,
 ) -> Result<T, String> {
     let (reply, answer) = oneshot::channel();
@@ -190,14 +190,14 @@ async fn read_line(from: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Read> {
 mod tests {
     use super::*;
     use crate::control::watch::{Change, Watchers};
-    use crate::control::{Held, channel, client};
+    use crate::control::{Held, Inbox, channel, client};
     use std::path::Path;
     use tokio::io::AsyncReadExt;
 
     /// A node that holds `k`, refuses to set `bad`, and never answers for `silent`.
-    async fn fake_node(mut requests: mpsc::Receiver<Request>) {
+    async fn fake_node(mut inbox: Inbox) {
         let (mut kept, mut watching) = (Vec::new(), Vec::new());
-        while let Some(request) = requests.recv().await {
+        while let Some(request) = inbox.requests.recv().await {
             match request {
                 Request::Set { key, reply, .. } if key == "silent" => kept.push(reply),
                 Request::Set { key, reply, .. } | Request::Delete { key, reply } => {
@@ -229,8 +229,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("c");
         let listener = UnixListener::bind(&path).unwrap();
-        let (to_node, requests) = channel();
-        let node = tokio::spawn(fake_node(requests));
+        let (to_node, inbox) = channel().unwrap();
+        let node = tokio::spawn(fake_node(inbox));
         let server = tokio::spawn(serve(listener, to_node));
         let result = test(&path).await;
         server.abort();
@@ -322,8 +322,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_gossip_thread_that_does_not_answer_is_named() {
-        let (to_node, requests) = channel();
-        let node = tokio::spawn(fake_node(requests));
+        let (to_node, inbox) = channel().unwrap();
+        let node = tokio::spawn(fake_node(inbox));
         let set = Line::Set { key: "silent".into(), value: String::new(), trace_id: None };
         assert_eq!(
             answer(set, &to_node).await,

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::{self, Receiver, Sender, error::TrySendError};
 use tokio::sync::oneshot;
 
-use super::{Request, TraceId};
+use super::{Request, Requests, TraceId};
 use crate::proto::{Core, EntryArrival, Event, Outbox};
 use crate::wire::INTERNAL_PREFIX;
 
@@ -128,7 +128,7 @@ pub struct Watch {
 ///
 /// # Errors
 /// There are [`MAX_WATCHERS`] already, or the node has ended.
-pub async fn watch(requests: &Sender<Request>, internal: bool) -> Result<Watch, String> {
+pub async fn watch(requests: &Requests, internal: bool) -> Result<Watch, String> {
     let (reply, answer) = oneshot::channel();
     let ended = || "the node has ended".to_owned();
     requests.send(Request::Watch { internal, reply }).await.map_err(|_| ended())?;
@@ -322,10 +322,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_program_watches_its_own_node() {
-        let (requests, mut incoming) = crate::control::channel();
+        let (requests, mut inbox) = crate::control::channel().unwrap();
         let node = tokio::spawn(async move {
             let mut watchers = Watchers::default();
-            let Some(Request::Watch { internal, reply }) = incoming.recv().await else { return };
+            let Some(Request::Watch { internal, reply }) = inbox.requests.recv().await else { return };
             let _ = reply.send(watchers.watch(internal));
             watchers.push(upsert("k", 1));
         });

@@ -13,11 +13,10 @@ use probe_user::load::Options;
 use probe_user::recv::RecvBatch;
 use rand::TryRngCore as _;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
-use tokio::time::{MissedTickBehavior, interval, sleep};
 
+use crate::bell::Bell;
 use crate::config::{Config, Seed};
-use crate::control::Request;
+use crate::control::Inbox;
 use crate::control::watch::Watchers;
 use crate::metrics::{GossipTotals, Metrics};
 use crate::proto::{self, Core, NodeId, Outbox, Protocol, Received};
@@ -31,6 +30,7 @@ use super::record::{Record, Recorder};
 use super::socket::GossipSocket;
 use super::stamping::Stamping;
 use super::stream::{Streams, resolve_seeds};
+use super::wait::wait;
 
 mod publish;
 mod report;
@@ -44,7 +44,9 @@ const BATCH: usize = 32;
 /// Datagrams of at least this size are taken whole, so that a larger peer's packet is judged and not cut.
 const SLOT_MIN: usize = 2048;
 /// Time between looks at the clocks, the probe's counters and the published levels.
-const HOUSEKEEPING: Duration = Duration::from_secs(1);
+const HOUSEKEEPING: Span = Span::from_secs(1);
+/// How much longer they may wait for something else to wake this thread: rounds are more frequent as a rule.
+const HOUSEKEEPING_SLACK: Span = Span::from_millis(200);
 
 /// Everything the packet path needs; owned by one thread.
 pub(super) struct Driver {
@@ -71,7 +73,12 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    pub(super) fn start(config: Config, metrics: Arc<Metrics>, helper: &Handle) -> Result<Self, NetError> {
+    pub(super) fn start(
+        config: Config,
+        metrics: Arc<Metrics>,
+        helper: &Handle,
+        bell: &Bell,
+    ) -> Result<Self, NetError> {
         let mut options =
             Options { ring_bytes: config.ring_bytes, stats: config.probe_stats, ..Options::default() };
         if let Some(btf) = &config.btf {
@@ -118,7 +125,7 @@ impl Driver {
         let source =
             [config.bind, config.advertise].map(|a| a.ip()).into_iter().find(|ip| !ip.is_unspecified());
         let mut streams =
-            Streams::start(helper, listener, source, core.stream_limits(), Arc::clone(&metrics))
+            Streams::start(helper, listener, source, core.stream_limits(), Arc::clone(&metrics), bell)
                 .map_err(os("starting to listen"))?;
         if config.seeds.iter().any(|seed| seed.address().is_none()) {
             let (seeds, sender) = (config.seeds.clone(), streams.sender.clone());
@@ -164,36 +171,53 @@ impl Driver {
     }
 
     /// Gossips until told to stop.
-    pub(super) async fn run(
-        mut self,
-        mut requests: mpsc::Receiver<Request>,
-        mut shutdown: watch::Receiver<bool>,
-    ) -> Result<(), NetError> {
-        let mut housekeeping = interval(HOUSEKEEPING);
-        housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut open = true;
-        loop {
-            let wait = self.core.next_wakeup() - mono_now();
-            // Unbiased: a flood of datagrams must starve neither the rounds nor the requests.
-            tokio::select! {
-                _ = shutdown.wait_for(|stop| *stop) => break,
-                received = self.socket.receive(&mut self.batch) => match received {
+    pub(super) fn run(mut self, mut inbox: Inbox, helper: &Handle) -> Result<(), NetError> {
+        let failed = |source| NetError::Os { what: "waiting for packets", source };
+        let mut housekeeping_at = mono_now();
+        let mut messages = false;
+        // Each turn gives everything its share: a flood of datagrams must starve neither rounds nor requests.
+        while !inbox.is_stopped() {
+            let now = mono_now();
+            if now >= housekeeping_at {
+                self.housekeep();
+                housekeeping_at = now + HOUSEKEEPING;
+            }
+            if now >= self.core.next_wakeup() {
+                self.tick();
+            }
+            let until = self.core.next_wakeup().min(housekeeping_at + HOUSEKEEPING_SLACK);
+            let time = if messages { Span::ZERO } else { until - mono_now() };
+            let ready = wait(&self.socket, &inbox.bell, time).map_err(failed)?;
+            if ready.socket {
+                match self.socket.receive(&mut self.batch) {
                     Ok(n) => self.received(n),
                     Err(e) => self.receive_failed(&e),
-                },
-                () = sleep(Duration::from_nanos(wait.as_nanos().max(0) as u64)) => self.tick(),
-                _ = housekeeping.tick() => self.housekeep(),
-                Some(incoming) = self.streams.incoming.recv() => self.stream(incoming),
-                request = requests.recv(), if open => match request {
-                    Some(request) => self.serve(request),
-                    None => open = false,
-                },
+                }
+            }
+            if ready.bell {
+                inbox.bell.hush();
+            }
+            if ready.bell || messages {
+                messages = self.take_messages(&mut inbox);
             }
         }
         if self.config.leave_on_shutdown {
-            self.leave().await;
+            helper.block_on(self.leave());
         }
         self.finish()
+    }
+
+    /// Takes one message out of each channel; was there any?
+    fn take_messages(&mut self, inbox: &mut Inbox) -> bool {
+        let (incoming, request) = (self.streams.incoming.try_recv().ok(), inbox.requests.try_recv().ok());
+        let any = incoming.is_some() || request.is_some();
+        if let Some(incoming) = incoming {
+            self.stream(incoming);
+        }
+        if let Some(request) = request {
+            self.serve(request);
+        }
+        any
     }
 
     /// Handles the batch of `n` datagrams that was just received.
@@ -319,7 +343,7 @@ impl Driver {
     fn finish(mut self) -> Result<(), NetError> {
         self.sending = false;
         self.stamping.detach();
-        while let Ok(n) = self.socket.receive_now(&mut self.batch) {
+        while let Ok(n @ 1..) = self.socket.receive(&mut self.batch) {
             self.received(n);
         }
         let now = mono_now();

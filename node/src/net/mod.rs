@@ -2,8 +2,9 @@
 //! clock.
 //!
 //! One thread owns the packet path ([`run`]): it receives in batches, drains the probe's ring, feeds the
-//! core, and sends what the core wants sent. Others talk to it by values: a channel of requests
-//! ([`control`](crate::control)), the latest clock reading, and metric handles that are atomics.
+//! core, and sends what the core wants sent. It waits in one `ppoll` and not in an async runtime, which would make
+//! up a quarter of what a node costs while nothing changes. Others talk to it by values: channels that ring its
+//! [`bell`](crate::bell), the latest clock reading, and metric handles that are atomics.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,10 +12,9 @@ use std::sync::Arc;
 
 use probe_user::load::LoadError;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
 
 use crate::config::Config;
-use crate::control::Request;
+use crate::control::Inbox;
 use crate::metrics::Metrics;
 use crate::proto;
 
@@ -25,6 +25,7 @@ mod record;
 mod socket;
 mod stamping;
 mod stream;
+mod wait;
 
 use driver::Driver;
 
@@ -90,8 +91,8 @@ fn hint(error: &io::Error) -> &'static str {
     }
 }
 
-/// Runs the packet path on the calling thread until `shutdown` becomes true; then drains what is queued and
-/// writes the final report.
+/// Runs the packet path on the calling thread until it is told to stop; then drains what is queued and writes the
+/// final report.
 ///
 /// What need not be prompt runs on `helper` meanwhile, which must drive IO and time: TCP, and looking up names.
 ///
@@ -102,20 +103,12 @@ fn hint(error: &io::Error) -> &'static str {
 pub fn run(
     config: Config,
     metrics: Arc<Metrics>,
-    requests: mpsc::Receiver<Request>,
-    shutdown: watch::Receiver<bool>,
+    inbox: Inbox,
     helper: Handle,
     ready: impl FnOnce(SocketAddr),
 ) -> Result<(), NetError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .enable_time()
-        .build()
-        .map_err(|source| NetError::Os { what: "starting the gossip thread", source })?;
-    runtime.block_on(async move {
-        let driver = Driver::start(config, metrics, &helper)?;
-        probe_user::memory::give_back();
-        ready(driver.bound());
-        driver.run(requests, shutdown).await
-    })
+    let driver = Driver::start(config, metrics, &helper, &inbox.bell)?;
+    probe_user::memory::give_back();
+    ready(driver.bound());
+    driver.run(inbox, &helper)
 }

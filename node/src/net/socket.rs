@@ -2,12 +2,11 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use probe_user::load::Options;
 use probe_user::recv::RecvBatch;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 use crate::config::ProbeMode;
 
@@ -19,10 +18,10 @@ const BACKLOG: i32 = 128;
 /// Tries to find a port that is free for both UDP and TCP.
 const TRIES: u32 = 16;
 
-/// A bound UDP socket in tokio's reactor.
+/// A bound UDP socket that never waits.
 #[derive(Debug)]
 pub(super) struct GossipSocket {
-    fd: AsyncFd<UdpSocket>,
+    socket: UdpSocket,
     bound: SocketAddr,
 }
 
@@ -46,47 +45,30 @@ impl GossipSocket {
         let listener = bind_both(&socket, address)?;
         let socket = UdpSocket::from(socket);
         let bound = socket.local_addr().map_err(bind)?;
-        // Readable only: tokio's own socket would also be woken whenever a sent packet left the send buffer.
-        #[expect(
-            deprecated,
-            reason = "a std socket keeps its descriptor open, which is the contract of the unsafe successor"
-        )]
-        let fd = AsyncFd::with_interest(socket, Interest::READABLE).map_err(bind)?;
-        Ok((Self { fd, bound }, stamping, listener))
+        Ok((Self { socket, bound }, stamping, listener))
     }
 
     pub(super) fn bound(&self) -> SocketAddr {
         self.bound
     }
 
-    /// Waits until something can be read, then reads one batch; 0 when it was a false alarm.
-    ///
-    /// A batch that is not full emptied the queue, so readiness is cleared without another call to find out:
-    /// the reactor is edge-triggered, a datagram that came meanwhile makes a new edge.
-    pub(super) async fn receive(&self, batch: &mut RecvBatch) -> io::Result<usize> {
-        let mut guard = self.fd.readable().await?;
-        match batch.receive(guard.get_inner()) {
-            Ok(n) => {
-                if n < batch.slots() {
-                    guard.clear_ready();
-                }
-                Ok(n)
-            }
-            Err(e) => {
-                guard.clear_ready();
-                if e.kind() == io::ErrorKind::WouldBlock { Ok(0) } else { Err(e) }
-            }
+    /// Reads one batch of what is queued; 0 when nothing is.
+    pub(super) fn receive(&self, batch: &mut RecvBatch) -> io::Result<usize> {
+        match batch.receive(&self.socket) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            result => result,
         }
-    }
-
-    /// Reads what is queued, without waiting.
-    pub(super) fn receive_now(&self, batch: &mut RecvBatch) -> io::Result<usize> {
-        batch.receive(self.fd.get_ref())
     }
 
     /// Sends without waiting: a full send buffer is like a lost packet, and counted by the caller.
     pub(super) fn send(&self, bytes: &[u8], to: SocketAddr) -> io::Result<()> {
-        self.fd.get_ref().send_to(bytes, to).map(|_| ())
+        self.socket.send_to(bytes, to).map(|_| ())
+    }
+}
+
+impl AsFd for GossipSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

@@ -25,7 +25,8 @@ impl Driver {
             tier: self.stamping.tier(),
             clock: &self.clock_report(now),
             accounting: &self.stamping.accounting(),
-            probe_cost: self.stamping.cost(),
+            // Asking takes a call, and without the flag there is no answer.
+            probe_cost: if self.config.probe_stats { self.stamping.cost() } else { Default::default() },
             medians,
             lost: self.observer.lost(),
             left_out: self.observer.stats.left_out(),

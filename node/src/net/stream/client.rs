@@ -14,6 +14,7 @@ use super::budget::Budget;
 use super::failure::{Failure, Teller};
 use super::message::{Inbox, write};
 use super::{Incoming, Outgoing, PATIENCE};
+use crate::bell::Sender;
 use crate::metrics::Metrics;
 use crate::proto::StreamKind;
 use crate::wire::v0::stream::{Framing, Limits};
@@ -28,7 +29,7 @@ pub(super) async fn run(
     mut jobs: mpsc::Receiver<Outgoing>,
     source: Option<IpAddr>,
     limits: Limits,
-    sender: mpsc::Sender<Incoming>,
+    sender: Sender<Incoming>,
     metrics: Arc<Metrics>,
 ) {
     // Answers of seeds are as large as the cluster: two of the largest at a time.
@@ -76,7 +77,7 @@ async fn converse(
     source: Option<IpAddr>,
     limits: &Limits,
     budget: &Budget,
-    sender: &mpsc::Sender<Incoming>,
+    sender: &Sender<Incoming>,
     metrics: &Metrics,
 ) -> Result<(), Failure> {
     let connect = timeout(CONNECT, connect(job.to, source)).await;

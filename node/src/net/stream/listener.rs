@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{Mutex, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -15,6 +15,7 @@ use super::failure::{Failure, Teller};
 use super::message::{Inbox, write};
 use super::sources::Sources;
 use super::{Incoming, PATIENCE, Reply};
+use crate::bell::Sender;
 use crate::metrics::Metrics;
 use crate::wire::v0::stream::{Framing, Limits};
 
@@ -41,7 +42,7 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 struct Service {
     limits: Limits,
-    sender: mpsc::Sender<Incoming>,
+    sender: Sender<Incoming>,
     metrics: Arc<Metrics>,
     /// For requests as they come in.
     requests: Budget,
@@ -57,7 +58,7 @@ struct Service {
 pub(super) async fn serve(
     listener: TcpListener,
     limits: Limits,
-    sender: mpsc::Sender<Incoming>,
+    sender: Sender<Incoming>,
     metrics: Arc<Metrics>,
 ) {
     let service = Arc::new(Service::new(limits, sender, metrics));
@@ -103,7 +104,7 @@ pub(super) async fn serve(
 }
 
 impl Service {
-    fn new(limits: Limits, sender: mpsc::Sender<Incoming>, metrics: Arc<Metrics>) -> Self {
+    fn new(limits: Limits, sender: Sender<Incoming>, metrics: Arc<Metrics>) -> Self {
         Self {
             limits: Limits { bytes: limits.bytes.min(REQUEST_BYTES), ..limits },
             sender,
@@ -184,7 +185,7 @@ mod tests {
 
     /// A service, and a gossip thread that answers everything with its first four bytes and refuses a leave.
     fn service() -> Arc<Service> {
-        let (sender, mut incoming) = mpsc::channel(1);
+        let (sender, mut incoming) = crate::bell::Bell::new().unwrap().channel(1);
         tokio::spawn(async move {
             while let Some(Incoming::Request { bytes, reply, .. }) = incoming.recv().await {
                 let response = if bytes[0] == 4 { Err("own_id") } else { Ok(bytes[..4].to_vec()) };

@@ -14,6 +14,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use crate::bell::{Bell, Sender};
 use crate::metrics::Metrics;
 use crate::proto::StreamKind;
 use crate::wire::v0::stream::Limits;
@@ -86,22 +87,23 @@ pub(super) struct Streams {
     /// What it has for the gossip thread.
     pub(super) incoming: mpsc::Receiver<Incoming>,
     /// For others that have something for the gossip thread.
-    pub(super) sender: mpsc::Sender<Incoming>,
+    pub(super) sender: Sender<Incoming>,
     outgoing: mpsc::Sender<Outgoing>,
     metrics: Arc<Metrics>,
     tasks: Vec<JoinHandle<()>>,
 }
 
 impl Streams {
-    /// Serves `listener`, and speaks to others from the IP address `source`.
+    /// Serves `listener`, and speaks to others from the IP address `source`; rings when it has something.
     pub(super) fn start(
         runtime: &Handle,
         listener: std::net::TcpListener,
         source: Option<IpAddr>,
         limits: Limits,
         metrics: Arc<Metrics>,
+        bell: &Bell,
     ) -> std::io::Result<Self> {
-        let (sender, incoming) = mpsc::channel(INCOMING);
+        let (sender, incoming) = bell.channel(INCOMING);
         let (outgoing, jobs) = mpsc::channel(OUTGOING);
         let listener = {
             let _context = runtime.enter();

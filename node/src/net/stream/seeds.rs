@@ -6,11 +6,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::net::lookup_host;
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::Incoming;
+use crate::bell::Sender;
 use crate::config::Seed;
 use crate::wire::is_reachable;
 
@@ -34,7 +34,7 @@ pub(in crate::net) async fn resolve(
     seeds: Vec<Seed>,
     interval: Duration,
     like: SocketAddr,
-    sender: mpsc::Sender<Incoming>,
+    sender: Sender<Incoming>,
 ) {
     let mut known: Vec<Known> = seeds.into_iter().map(Known::new).collect();
     loop {
@@ -108,6 +108,7 @@ impl Known {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bell::Bell;
 
     fn set(list: &[&str]) -> BTreeSet<SocketAddr> {
         list.iter().map(|a| a.parse().unwrap()).collect()
@@ -127,7 +128,7 @@ mod tests {
 
     #[tokio::test]
     async fn localhost_is_looked_up_and_its_other_ip_version_left_out() {
-        let (sender, mut incoming) = mpsc::channel(1);
+        let (sender, mut incoming) = Bell::new().unwrap().channel(1);
         let like = "127.0.0.1:1".parse().unwrap();
         let seeds = vec![Seed::Name("localhost:7".into()), Seed::Address("10.0.0.9:1".parse().unwrap())];
         let task = tokio::spawn(resolve(seeds, Duration::from_secs(3600), like, sender));
