@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use xtask::setup::{self, Purpose};
-use xtask::{bench, build, ci, demo, lab, lint, sim, test, vmtest};
+use xtask::{bench, build, ci, demo, fuzz, lab, lint, sim, test, vmtest};
 
 /// Builds, shows and tests pikoscope.
 #[derive(Parser)]
@@ -45,6 +45,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Hostile input for every decoder and for the core
+    Fuzz(fuzz::Options),
     /// Check format, clippy and licences
     Lint,
     /// All that must hold before a change lands
@@ -65,6 +67,7 @@ fn main() -> ExitCode {
         Command::Vmtest(options) => vmtest::command(&options),
         Command::Lab { command } => lab::command(&command),
         Command::Sim { args } => sim::command(&args),
+        Command::Fuzz(options) => fuzz::command(&options),
         Command::Lint => lint::command(),
         Command::Ci => ci::command(),
     };
