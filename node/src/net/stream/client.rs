@@ -65,7 +65,10 @@ pub(super) async fn run(
                 with.remove(&key);
                 if let Err(failure) = result {
                     metrics.streams.outbound_failed.inc(failure.reason());
-                    teller.tell(&key.0, &failure);
+                    // Whoever does not hear a goodbye learns it by gossip, and may be leaving too.
+                    if key.1 == StreamKind::Join {
+                        teller.tell(&key.0, &failure);
+                    }
                 }
             }
         }

@@ -24,7 +24,7 @@ pub(super) enum Failure {
     Slow,
     #[error("it does not read")]
     NotReading,
-    #[error("it ended inside a message")]
+    #[error("it ended before its message did")]
     Ended,
     #[error("no memory is left for its message: others hold too much")]
     Crowded,
