@@ -192,7 +192,7 @@ impl Core {
             Some(SELF) => Shows::Nothing,
             Some(index) => {
                 let ours = self.state[index].version;
-                if entry.version > ours + limits.version_jump {
+                if entry.version > ours.saturating_add(limits.version_jump) {
                     self.counters.version_jump += 1;
                     Shows::Nothing
                 } else if entry.version > ours {
