@@ -18,7 +18,7 @@ mod window;
 pub use peers::Peers;
 pub use window::Window;
 
-/// Peers and origins that are remembered, each; the bound of memory (about 100 kB per peer at worst).
+/// Peers and origins that are remembered, each; the bound of memory (2 to 10 kB per peer, 600 kB at worst).
 pub const MAX_PEERS: usize = 256;
 
 /// What kind of entry was propagated.
