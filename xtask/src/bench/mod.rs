@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: what things cost, always beside a yardstick measured in the same run.
 
+mod exchange;
 mod gossip;
 mod probe;
 
@@ -11,7 +12,7 @@ use serde_json::Value;
 
 use crate::rig::{is_permitted, sandbox};
 use crate::setup::{self, Purpose};
-use crate::{build, paths};
+use crate::{build, exec, paths};
 
 /// Options of `cargo xtask bench`.
 #[derive(Debug, Args)]
@@ -33,6 +34,8 @@ pub struct Options {
 enum What {
     /// The socket filter per packet, beside a filter that does nothing
     Probe,
+    /// One exchange in the core, beside plain v0
+    Exchange,
     /// Nodes on loopback: how fast a change reaches all, and what they cost while nothing changes
     Gossip,
 }
@@ -55,11 +58,26 @@ pub fn command(options: &Options) -> Result<()> {
         let bpf = setup.bpf.context("bench probe needs the eBPF toolchain: see `cargo xtask setup`")?;
         report.insert("probe".into(), probe::run(&bpf, options.quick)?);
     }
+    if wanted(What::Exchange) {
+        report.insert("exchange".into(), exchange::run(options.quick)?);
+    }
     if wanted(What::Gossip) {
         let binary = options.gossip.binary.clone().unwrap_or_else(paths::node_binary);
         report.insert("gossip".into(), gossip::run(&options.gossip, &binary, options.quick)?);
     }
     options.json.as_deref().map_or(Ok(()), |file| write(file, &Value::Object(report)))
+}
+
+/// Runs a benchmark of the workspace, which prints its figures as a line of JSON.
+fn cargo_bench(package: &str, bench: &str, quick: bool) -> Result<Value> {
+    let mut cargo = exec::cargo();
+    cargo.args(["bench", "--quiet", "--package", package, "--bench", bench, "--"]);
+    if quick {
+        cargo.arg("--quick");
+    }
+    let text = exec::output(&mut cargo)?;
+    let figures = text.lines().rev().find_map(|line| serde_json::from_str(line).ok());
+    figures.with_context(|| format!("the benchmark printed no figures: {text}"))
 }
 
 fn write(file: &Path, report: &Value) -> Result<()> {

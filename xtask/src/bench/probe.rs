@@ -1,25 +1,16 @@
 //! `cargo xtask bench probe`: the socket filter, beside one that does nothing.
 
-use anyhow::{Context, Result};
-use serde_json::{Value, json};
+use anyhow::Result;
+use serde_json::Value;
 
+use super::cargo_bench;
+use crate::build;
 use crate::setup::toolchain::BpfToolchain;
-use crate::{build, exec};
 
 /// Runs the benchmark of `probe-user` and shows its figures.
 pub(super) fn run(bpf: &BpfToolchain, quick: bool) -> Result<Value> {
     build::object(bpf)?;
-    let mut cargo = exec::cargo();
-    cargo.args(["bench", "--quiet", "--package", "probe-user", "--bench", "probe", "--"]);
-    if quick {
-        cargo.arg("--quick");
-    }
-    let text = exec::output(&mut cargo)?;
-    let figures: Value = text
-        .lines()
-        .rev()
-        .find_map(|line| serde_json::from_str(line).ok())
-        .with_context(|| format!("the benchmark printed no figures: {text}"))?;
+    let figures = cargo_bench("probe-user", "probe", quick)?;
     println!("socket filter, ns per packet (kernel's run-time statistics)");
     println!("{:<12} {:>8} {:>8} {:>8} {:>8}", "", "packets", "filter", "empty", "net");
     for (name, case) in figures.as_object().into_iter().flatten() {
@@ -32,5 +23,5 @@ pub(super) fn run(bpf: &BpfToolchain, quick: bool) -> Result<Value> {
             n("net_ns")
         );
     }
-    Ok(json!(figures))
+    Ok(figures)
 }
