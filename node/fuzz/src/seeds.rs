@@ -126,7 +126,7 @@ pub fn core_scripts() -> Vec<Vec<u8>> {
         &[write, 1, 9, tick | 1, hear, 255, 0, hear | 1, 255, 0],
     ]
     .concat();
-    let met = [meet, 255, 0, meet | 1, 255, 0];
+    let met = [meet, 255, 0, 255, 0, meet | 1, 255, 0, 255, 0];
     let with = |op: u8, message: &Vec<u8>, versions: u8| {
         let (whole, part) = (message.len() >> 3, (message.len() & 7) as u8);
         let mut script = [&[versions][..], &met, &talk].concat();
