@@ -6,13 +6,18 @@
 
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 
+#[path = "../tests/support/clock.rs"]
+mod clock;
+
 use std::hint::black_box;
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use clock::clock;
 use pikoscope::proto::{Config, Core, NodeId, Outbox, Received};
 use probe_ebpf::time::{Bounded, MonoNs, Span};
-use probe_user::clock::{ClockOffset, ClockSource, ClockState, ClockView, Mapping};
+use probe_user::analysis::align::ByReadings;
+use probe_user::clock::ClockView;
 
 const NODES: usize = 100;
 const KEYS: usize = 5;
@@ -23,24 +28,6 @@ fn address(host: usize) -> SocketAddr {
 
 fn host(address: SocketAddr) -> usize {
     (0..NODES).find(|host| self::address(*host) == address).expect("one of them")
-}
-
-fn clock() -> ClockView {
-    ClockView {
-        mapping: Mapping {
-            real_minus_mono: Span::from_secs(1_700_000_000),
-            error: Span::from_nanos(20),
-            epoch: 0,
-            injected: Span::ZERO.into(),
-        },
-        offset: ClockOffset {
-            theta: Span::from_micros(12),
-            bound_at_read: Span::from_micros(150),
-            read_at: MonoNs::from_nanos(0),
-            source: ClockSource::Chrony,
-            state: ClockState::Synchronised,
-        },
-    }
 }
 
 fn core(host: usize, max_version: u8) -> Core {
@@ -142,6 +129,7 @@ impl Cluster {
                     received: Some(self.now),
                     kernel: Some(Bounded::default()),
                     clock: &self.clock,
+                    align: &ByReadings,
                 };
                 packets += 1;
                 let started = Instant::now();

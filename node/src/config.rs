@@ -9,8 +9,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use probe_ebpf::time::Span;
-use probe_user::clock::mapping::Injected;
+use probe_ebpf::time::{MonoNs, Span};
+use probe_user::clock::mapping::{Injected, InjectedStep};
+use probe_user::clock::spec::SourceSpec;
 
 use crate::proto;
 
@@ -32,6 +33,9 @@ pub const MAX_NODE_ID: usize = 128;
 const MAX_UDP_PAYLOAD: usize = 65_507;
 /// Below this a digest of a few nodes no longer fits.
 const MIN_PACKET: usize = proto::Config::MAX_PACKET_MIN;
+
+/// Six bits of the traffic class.
+const MAX_DSCP: u8 = 63;
 
 /// No clock drifts by a tenth.
 const MOST_DRIFT_PPB: i64 = 100_000_000;
@@ -57,6 +61,10 @@ pub struct Config {
     pub fanout: usize,
     /// Largest UDP payload sent.
     pub max_packet_bytes: usize,
+    /// What the gossip packets are marked with (RFC 2474), if not the system's default.
+    pub dscp: Option<u8>,
+    /// Packets between v1 members are filled up to this many bytes of payload.
+    pub pad_packet_bytes: usize,
     /// Time between this node's beacon entries.
     pub beacon_interval: Duration,
     /// Where `/metrics` is served.
@@ -69,8 +77,10 @@ pub struct Config {
     pub ring_bytes: u32,
     /// Let the kernel count the probe's run time.
     pub probe_stats: bool,
-    /// Where chronyd answers.
-    pub chrony: SocketAddr,
+    /// Have the kernel stamp what is sent.
+    pub tx_stamps: bool,
+    /// Who tells the local clock's offset, the best first.
+    pub clock_sources: Vec<SourceSpec>,
     /// Window of the latency gauges.
     pub reporting_window: Duration,
     /// File for every packet's stamps.
@@ -158,6 +168,9 @@ impl Settings {
                 ),
             });
         }
+        let max_packet_bytes =
+            within("max_packet_bytes", self.max_packet_bytes, 1400, MIN_PACKET, MAX_UDP_PAYLOAD)?;
+        let dscp = self.dscp.map(|dscp| within("dscp", Some(dscp), 0, 0, MAX_DSCP)).transpose()?;
         Ok(Config {
             node_id,
             bind,
@@ -167,13 +180,9 @@ impl Settings {
             leave_on_shutdown: self.leave_on_shutdown.unwrap_or(true),
             interval: Duration::from_millis(within("interval_ms", self.interval_ms, 100, 10, 60_000)?),
             fanout: within("fanout", self.fanout, 1, 1, 16)?,
-            max_packet_bytes: within(
-                "max_packet_bytes",
-                self.max_packet_bytes,
-                1400,
-                MIN_PACKET,
-                MAX_UDP_PAYLOAD,
-            )?,
+            max_packet_bytes,
+            dscp,
+            pad_packet_bytes: within("pad_packet_bytes", self.pad_packet_bytes, 0, 0, max_packet_bytes)?,
             beacon_interval: Duration::from_secs(within(
                 "beacon_interval_s",
                 self.beacon_interval_s,
@@ -188,7 +197,8 @@ impl Settings {
             probe: self.probe.unwrap_or_default(),
             ring_bytes,
             probe_stats: self.probe_stats.unwrap_or(false),
-            chrony: self.chrony.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 323))),
+            tx_stamps: self.tx_stamps.unwrap_or(true),
+            clock_sources: SourceSpec::with_chrony(self.clock_sources, self.chrony),
             reporting_window: Duration::from_secs(within(
                 "reporting_window_s",
                 self.reporting_window_s,
@@ -217,6 +227,11 @@ impl Settings {
                     -MOST_DRIFT_PPB,
                     MOST_DRIFT_PPB,
                 )?,
+                step: self.inject_clock_step_ns.map(|by| InjectedStep {
+                    by: Span::from_nanos(by),
+                    at: MonoNs::from_nanos(self.inject_clock_step_at_ns.unwrap_or(0)),
+                    seen: false,
+                }),
             },
         })
     }
@@ -294,6 +309,9 @@ mod tests {
         assert_eq!(config.metrics_bind.to_string(), "127.0.0.1:7177");
         assert_eq!(config.interval, Duration::from_millis(100));
         assert_eq!((config.ring_bytes, config.max_packet_bytes), (262_144, 1400));
+        assert_eq!((config.dscp, config.pad_packet_bytes), (None, 0));
+        assert_eq!(config.clock_sources.first().unwrap().to_string(), "chrony:127.0.0.1:323");
+        assert_eq!(config.clock_sources.last().unwrap().to_string(), "adjtimex");
         assert_eq!(config.reporting_window, Duration::from_secs(15));
         assert_eq!(config.advertise_when_bound("0.0.0.0:7176".parse().unwrap()).to_string(), "10.0.0.1:7176");
     }
@@ -303,6 +321,20 @@ mod tests {
         let error = from_file("node_id = 'a'\nintervall_ms = 5\n").unwrap_err();
         assert!(error.starts_with("FILE: line 2: unknown field `intervall_ms`, expected one of"), "{error}");
         assert!(error.contains("`interval_ms`") && !error.contains('\n'), "{error}");
+    }
+
+    #[test]
+    fn clock_sources_are_an_ordered_list_and_chrony_a_shorthand() {
+        let sources = |text: &str| -> Vec<String> {
+            let settings = from_file(&format!("bind = '127.0.0.1:1'\n{text}")).unwrap();
+            settings.validate(&host()).unwrap().clock_sources.iter().map(ToString::to_string).collect()
+        };
+        let list = "clock_sources = ['chrony:/run/c.sock', 'sntp:time.example.org', 'adjtimex']";
+        assert_eq!(sources(list), ["chrony:/run/c.sock", "sntp:time.example.org:123", "adjtimex"]);
+        let both = format!("{list}\nchrony = '127.0.0.1:5'");
+        assert_eq!(sources(&both), ["chrony:127.0.0.1:5", "sntp:time.example.org:123", "adjtimex"]);
+        let error = from_file("clock_sources = ['ntp.example.org']").unwrap_err();
+        assert!(error.contains("line 1: `ntp.example.org` is no clock source: expected chrony, "), "{error}");
     }
 
     #[test]
@@ -331,6 +363,9 @@ mod tests {
         assert!(with("seeds = ['10.0.0.1:0']").contains("with a port"));
         assert!(with("advertise = '[::1]:5'").contains("same IP version"));
         assert!(with("fanout = 0").starts_with("fanout is 0"));
+        assert_eq!(with("dscp = 64"), "dscp is 64, but must be from 0 to 63");
+        let padded = with("max_packet_bytes = 1200\npad_packet_bytes = 1201");
+        assert_eq!(padded, "pad_packet_bytes is 1201, but must be from 0 to 1200");
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod control;
 pub mod doctor;
 pub mod health;
 pub mod http;
+pub mod journey;
 pub mod metrics;
 pub mod net;
 pub mod proto;

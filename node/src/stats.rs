@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use probe_ebpf::time::{Bounded, MonoNs, Span};
 use probe_user::analysis::breakdown::{Propagation, Segment};
+use probe_user::analysis::journey::Journey;
 use probe_user::analysis::quantiles::SpanHistogram;
 
 use crate::proto;
@@ -124,19 +125,20 @@ impl Stats {
         }
     }
 
-    /// One packet from peer `from`, and every segment of it that is known. `network_from` names the start
-    /// of its `network` segment and its correction, for instance `app_tx, ntp`.
-    pub fn packet(
-        &mut self,
-        from: &str,
-        now: MonoNs,
-        network_from: &'static str,
-        segments: impl IntoIterator<Item = (Segment, Bounded)>,
-    ) {
-        let Some(path) = self.paths.get(from, now) else { return };
-        path.packets += 1;
+    /// One packet from peer `from`.
+    pub fn packet(&mut self, from: &str, now: MonoNs) {
+        if let Some(path) = self.paths.get(from, now) {
+            path.packets += 1;
+        }
+    }
+
+    /// A packet's journey from peer `from` is over. `network_from` names the stamp at which its network time begins, and
+    /// its correction, for instance `driver, ntp`.
+    pub fn journey(&mut self, from: &str, network_from: &'static str, journey: &Journey) {
+        // It does not count as heard of: it may be long ago.
+        let Some(path) = self.paths.find(from) else { return };
         path.network_from = network_from;
-        for (segment, value) in segments {
+        for (segment, value) in journey.segments() {
             path.segments[segment.index()].get_or_insert_default().record(value);
         }
     }
@@ -190,6 +192,9 @@ impl Stats {
                 to: self.node_id.clone(),
                 packets: path.packets,
                 lost: path.lost,
+                // Told by whoever knows what this host dropped.
+                lost_here: BTreeMap::new(),
+                lost_outside: 0,
                 network_from: path.network_from.to_owned(),
                 segments: segment_reports(path),
             })
@@ -228,6 +233,8 @@ fn segment_reports(path: &PathStats) -> BTreeMap<String, QuantileReport> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use probe_user::analysis::align::Correction;
+    use probe_user::analysis::journey::Leg;
 
     fn at(s: i64) -> MonoNs {
         MonoNs::from_nanos(0) + Span::from_secs(s)
@@ -239,14 +246,28 @@ mod tests {
     #[test]
     fn paths_keep_values_bounds_negatives_and_losses() {
         let mut stats = Stats::new("me", Span::from_secs(15), at(0));
-        stats.packet(
-            "b",
-            at(1),
-            "app_tx, ntp",
-            [(Segment::Network, ms(-4, 7)), (Segment::Handling, ms(1, 0))],
-        );
-        stats.packet("b", at(1), "app_tx, ntp", [(Segment::Network, ms(2, 7))]);
-        stats.packet("a", at(1), "app_tx, ntp", []);
+        let journey = |network: i64, handling: Option<i64>| {
+            let mut legs = [None; 7];
+            legs[Leg::Network.index()] = Some(ms(network, 7));
+            legs[Leg::Handling.index()] = handling.map(|value| ms(value, 0));
+            Journey {
+                counter: 1,
+                at: at(1),
+                legs,
+                network_has_egress: false,
+                departed_by_hooks: false,
+                queue_has_ingress: false,
+                correction: Correction::Ntp,
+                stamps: Span::ZERO,
+                epochs: 0,
+            }
+        };
+        for from in ["b", "b", "a"] {
+            stats.packet(from, at(1));
+        }
+        stats.journey("b", "driver, ntp", &journey(-4, Some(1)));
+        stats.journey("b", "driver, ntp", &journey(2, None));
+        stats.journey("unheard of", "driver, ntp", &journey(2, None));
         stats.set_lost("b", at(2), 3);
         let paths = stats.path_reports();
         assert_eq!(

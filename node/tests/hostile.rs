@@ -7,11 +7,11 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use pikoscope::wire::v0;
 use pikoscope::wire::v1::{self, Listed, NodeRef, PacketWriter, Sender, StateSum, Step};
 use probe_ebpf::parse::PacketId;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
+use support::arsenal::refusal;
 use support::trio::{Trio, count};
 use support::{alone, http, name};
 use xtask::rig::{can_make_hosts, wait_for};
@@ -77,22 +77,6 @@ fn real_packets(trio: &Trio, of: usize) -> Result<[Vec<u8>; 2]> {
     Ok([delta, request(&name(of))])
 }
 
-/// Why a datagram from a stranger is refused, if it is.
-fn reason(datagram: &[u8], to: usize) -> Option<&'static str> {
-    let (sender, news) = if datagram.get(1) == Some(&0) {
-        match v0::decode(datagram) {
-            Ok(packet) => (packet.header().node_id, matches!(packet, v0::Packet::Delta { .. })),
-            Err(error) => return Some(error.reason()),
-        }
-    } else {
-        match v1::decode(datagram) {
-            Ok(packet) => (packet.header.node_id, packet.delta.is_some()),
-            Err(error) => return Some(error.reason()),
-        }
-    };
-    if sender == name(to) { Some("own_id") } else { news.then_some("unasked") }
-}
-
 /// Datagrams that are wrong in a way of which one can say by hand what it is.
 fn crafted(real: &[Vec<u8>; 2], random: &mut StdRng) -> Vec<Hostile> {
     let mut all: Vec<Hostile> = vec![(vec![], Some("truncated")), (vec![0; 65_507], Some("oversize"))];
@@ -124,7 +108,7 @@ fn mutated(packet: &[u8], to: usize, random: &mut StdRng) -> Hostile {
         let at = random.random_range(0..bytes.len());
         bytes[at] = random.random();
     }
-    let reason = reason(&bytes, to);
+    let reason = refusal(&bytes, &name(to));
     (bytes, reason)
 }
 

@@ -19,7 +19,11 @@ fn accounting_closes(reports: &[serde_json::Value]) {
         let n = |key: &str| a[key].as_u64().expect("a number");
         assert_eq!(report["tier"], 1, "{}", report["tier_reason"]);
         assert_eq!(n("pending"), 0);
-        assert_eq!(n("seen"), n("matched") + n("unmatched") + n("late") + n("ring_failed"), "{a}");
+        assert_eq!(
+            n("seen"),
+            n("matched") + n("unmatched") + n("late") + n("ring_failed") + n("dropped"),
+            "{a}"
+        );
         assert!((n("unmatched") + n("late")) * 1000 <= n("seen"), "{a}");
     }
 }

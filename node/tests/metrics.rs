@@ -5,12 +5,16 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use pikoscope::journey::Journeys;
 use pikoscope::metrics::{Metrics, Published};
-use pikoscope::proto::{Counters, EntryCounts, MemberStatus, Protocol};
+use pikoscope::proto::{Counters, EntryCounts, MemberStatus, NodeId, Protocol};
 use pikoscope::report::{AccountingReport, ClockReport};
 use probe_ebpf::time::{Bounded, Span};
+use probe_user::analysis::align::Correction;
 use probe_user::analysis::breakdown::{Propagation, Segment};
+use probe_user::analysis::verdict::Loss;
 use probe_user::clock::{ClockSource, ClockState};
+use probe_user::hooks::HookCost;
 
 fn ms(value: i64) -> Bounded {
     Bounded::exact(Span::from_millis(value))
@@ -21,10 +25,16 @@ fn clock(offset_ns: i64, bound_ns: i64) -> ClockReport {
         source: ClockSource::Chrony,
         state: ClockState::FreeRunning,
         offset_ns,
+        at_mono_ns: 0,
         bound_ns: (bound_ns != i64::MAX).then_some(bound_ns),
         age_ns: 0,
         epoch: 1,
+        drift_ppb: Some(-20_500),
+        drift_bound_ppb: Some(900),
+        disagreements: 2,
         note: None,
+        honesty: Default::default(),
+        peers: Vec::new(),
     }
 }
 
@@ -34,9 +44,12 @@ fn busy() -> Metrics {
     for tier in [Some(1), Some(0), None] {
         let segments = metrics.segments(tier);
         for segment in Segment::ALL {
-            segments.observe(segment, Span::from_micros(30));
+            segments.observe(segment, Span::from_micros(30), false, Correction::Ntp);
         }
-        segments.observe(Segment::Network, Span::from_micros(-30));
+        segments.observe(Segment::Network, Span::from_micros(-30), false, Correction::Ntp);
+    }
+    for segment in Segment::ALL {
+        metrics.segments(Some(1)).observe(segment, Span::from_micros(30), true, Correction::Ntp);
     }
     metrics.entries.observe(&Propagation::split(ms(100), ms(30), ms(10)));
     metrics.entries.observe(&Propagation::split(ms(10), ms(30), ms(0)));
@@ -61,6 +74,7 @@ fn publish(metrics: &Metrics, seen: u64, clock: ClockReport) {
     metrics.publish(&Published {
         tier: Some(1),
         clock: &clock,
+        verdicts: Journeys::new(NodeId::new("a").unwrap()).judges(),
         accounting: &AccountingReport {
             seen,
             matched: 4,
@@ -69,7 +83,13 @@ fn publish(metrics: &Metrics, seen: u64, clock: ClockReport) {
             ring_failed: 1,
             ..Default::default()
         },
+        losses: &Loss {
+            lost_here: [("SOCKET_RCVBUFF".to_owned(), 1)].into(),
+            lost_outside: 1,
+            ..Loss::default()
+        },
         probe_cost: (7, Duration::from_nanos(1_500)),
+        hook_costs: &[HookCost { program: "h", runs: 3, time: Duration::from_nanos(600) }],
         medians: [Some(Span::from_millis(100)), None],
         lost: 2,
         left_out: 0,
@@ -118,18 +138,24 @@ fn the_promised_names_labels_and_buckets_are_there() {
         "pikoscope_clock_state{state=\"free_running\"} 1",
         "pikoscope_clock_state{state=\"synchronised\"} 0",
         "pikoscope_clock_source{source=\"chrony\"} 1",
+        "pikoscope_clock_drift_ppm -20.5",
+        "pikoscope_clock_drift_bound_ppm 0.9",
+        "pikoscope_clock_disagreements_total 2",
         "pikoscope_clock_source{source=\"adjtimex\"} 0",
         "pikoscope_clock_epoch 1",
         "pikoscope_tier 1",
         "pikoscope_members 3",
-        "pikoscope_segment_seconds_count{segment=\"network\",tier=\"1\"} 1",
-        "pikoscope_segment_seconds_count{segment=\"socket_queue\",tier=\"1\"} 1",
-        "pikoscope_segment_seconds_count{segment=\"handling\",tier=\"none\"} 1",
+        "pikoscope_segment_seconds_count{correction=\"ntp\",segment=\"network\",tier=\"1\"} 2",
+        "pikoscope_segment_seconds_count{correction=\"\",segment=\"socket_queue\",tier=\"1\"} 2",
+        "pikoscope_segment_seconds_count{correction=\"\",segment=\"handling\",tier=\"none\"} 1",
         "pikoscope_packets_rejected_total{reason=\"truncated\"} 1",
         "pikoscope_not_samples_total{reason=\"join\"} 1",
         "pikoscope_packets_lost_total 2",
         "pikoscope_probe_runs_total 7",
         "pikoscope_probe_run_seconds_total 0.0000015",
+        "pikoscope_hook_runs_total{program=\"h\"} 3",
+        "pikoscope_hook_run_seconds_total{program=\"h\"} 0.0000006",
+        "pikoscope_segment_seconds_count{correction=\"\",segment=\"qdisc\",tier=\"2\"} 1",
         "piko_gossip_packet_bytes_inbound_total 100",
         "piko_gossip_packet_bytes_outbound_total 0",
         "piko_gossip_connections_inbound_total 1",
@@ -168,7 +194,7 @@ fn the_events_add_up_and_totals_only_rise() {
         let name = format!("pikoscope_probe_events_total{{outcome=\"{outcome}\"}} ");
         text.lines().find_map(|l| l.strip_prefix(&name)?.parse::<u64>().ok()).unwrap()
     };
-    assert_eq!(of("seen"), of("matched") + of("unmatched") + of("late") + of("ring_failed"));
+    assert_eq!(of("seen"), of("matched") + of("unmatched") + of("late") + of("ring_failed") + of("dropped"));
     assert_eq!(of("late"), 1);
     publish(&metrics, 3, clock(0, 0));
     assert_eq!(of("seen"), 7);

@@ -1,5 +1,5 @@
 //! What the probe costs in system calls: none. The gossip thread makes as many per received packet with it as
-//! without; strace counts them.
+//! without; stamps of what is sent cost one read of the error queue a wake-up. strace counts them.
 
 mod support;
 
@@ -48,11 +48,12 @@ fn table(text: &str) -> Calls {
 }
 
 /// Calls of the gossip thread while it receives and answers [`PACKETS`] requests.
-fn calls(probe: &'static str) -> Result<Calls> {
+fn calls((probe, tx_stamps): (&'static str, bool)) -> Result<Calls> {
     let (dir, namespace) = (tempfile::tempdir()?, Namespace::new("syscalls")?);
     let metrics = SocketAddr::from(([127, 0, 0, 1], 7177));
     let mut spec = NodeSpec::new(BINARY, "n", node::gossip([127, 0, 0, 1]));
     spec.probe = probe;
+    spec.extra = ["--tx-stamps".into(), tx_stamps.to_string().into()].into();
     spec.metrics_bind = Some(metrics);
     // Its own rounds would take calls that no packet asked for.
     spec.interval_ms = Some(60_000);
@@ -114,19 +115,24 @@ fn the_probe_adds_no_call_per_packet() -> Result<()> {
         return Ok(());
     }
     let _alone = alone();
-    let modes = ["off", "timestamping", "ebpf"];
+    let modes = [("off", false), ("timestamping", false), ("ebpf", false), ("ebpf", true)];
     let counted = modes.map(calls).into_iter().collect::<Result<Vec<Calls>>>()?;
     println!("calls of the gossip thread for {PACKETS} packets, each answered with one:");
-    for (mode, calls) in modes.iter().zip(&counted) {
+    for ((mode, tx_stamps), calls) in modes.iter().zip(&counted) {
         let (path, bpf) = per_packet(calls);
-        println!("  {mode:<12} {path:.3} per packet, and {bpf:.3} bpf: {calls:?}");
+        println!(
+            "  {mode:<12} stamps of what is sent: {tx_stamps:<5} {path:.3} per packet, and {bpf:.3} bpf: {calls:?}"
+        );
     }
     let (off, _) = per_packet(&counted[0]);
-    for (mode, calls) in modes.iter().zip(&counted) {
+    for ((mode, tx_stamps), calls) in modes.iter().zip(&counted) {
         let (path, bpf) = per_packet(calls);
+        // The error queue is read once a wake-up, however many stamps are in it. Here each packet is a wake-up.
+        let errors = if *tx_stamps { 1.0 } else { 0.0 };
+        let off = off + errors;
         assert!((path - off).abs() < TOLERANCE, "{mode}: {path} calls per packet, {off} without stamps");
         assert!(bpf < TOLERANCE, "{mode}: {bpf} calls of bpf per packet");
-        for (name, expected) in [("ppoll", 1.0), ("recvmmsg", 1.0), ("sendto", ANSWERS as f64)] {
+        for (name, expected) in [("ppoll", 1.0), ("recvmmsg", 1.0 + errors), ("sendto", ANSWERS as f64)] {
             let n = f64::from(calls.get(name).copied().unwrap_or(0)) / f64::from(PACKETS);
             assert!((n - expected).abs() < TOLERANCE, "{mode}: {n} calls of {name} per packet");
         }

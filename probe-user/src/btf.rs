@@ -65,12 +65,19 @@ pub struct Btf {
     structs: HashMap<String, u32>,
 }
 
+mod tracepoint;
+
+pub use tracepoint::Argument;
+
 mod kind {
     pub(super) const INT: u32 = 1;
+    pub(super) const PTR: u32 = 2;
     pub(super) const STRUCT: u32 = 4;
     pub(super) const UNION: u32 = 5;
+    pub(super) const ENUM: u32 = 6;
     pub(super) const TYPEDEF: u32 = 8;
     pub(super) const RESTRICT: u32 = 11;
+    pub(super) const FUNC_PROTO: u32 = 13;
     pub(super) const TYPE_TAG: u32 = 18;
 }
 
@@ -148,6 +155,12 @@ impl Btf {
         Ok(found.bits / 8)
     }
 
+    /// Byte offset of `member`, a `struct part`, in `struct strukt`.
+    pub fn offset_of_part(&self, strukt: &str, member: &str, part: &str) -> Result<u32, BtfError> {
+        let id = *self.structs.get(part).ok_or_else(|| BtfError::NoStruct { name: part.to_owned() })?;
+        self.offset_of(strukt, member, self.size_of(id).unwrap_or(0))
+    }
+
     fn find(&self, id: u32, member: &str, base_bits: u32, depth: u32) -> Option<Member> {
         // The kernel's own nesting is four deep; a cycle would be malformed data.
         if depth > 16 {
@@ -191,11 +204,13 @@ impl Btf {
         None
     }
 
-    /// Size of a plain integer or aggregate in bytes.
+    /// Size of a plain integer, pointer or aggregate in bytes.
     fn size_of(&self, id: u32) -> Option<u32> {
         let at = *self.types.get(self.resolve(id)? as usize)? as usize;
         match self.head(at)?.kind {
             kind::INT | kind::STRUCT | kind::UNION => read_u32(&self.data, at + 8),
+            // On this host: its BTF is of its own kernel.
+            kind::PTR => Some(size_of::<usize>() as u32),
             _ => None,
         }
     }

@@ -135,14 +135,9 @@ impl Probe {
     }
 
     fn load_program(program: &'static str, options: &Options) -> Result<Self, LoadError> {
-        if OBJECT.is_empty() {
-            return Err(LoadError::NoObject);
-        }
+        let object = object()?;
         if !options.ring_bytes.is_power_of_two() || options.ring_bytes < MIN_RING_BYTES {
             return Err(LoadError::RingSize(options.ring_bytes));
-        }
-        if let Some(shift) = time_namespace_shift(Path::new("/proc/self/timens_offsets")) {
-            return Err(LoadError::TimeNamespace(shift));
         }
         // Without the offset the filter still gives T5; T4 then comes with the datagram (SCM_TIMESTAMPING).
         let (offset, no_tstamp) = match tstamp_offset(&options.btf) {
@@ -154,7 +149,7 @@ impl Probe {
             .btf(None)
             .override_global(names::TSTAMP_OFFSET, &offset, true)
             .map_max_entries(names::EVENTS, options.ring_bytes)
-            .load(OBJECT)
+            .load(object)
             .map_err(|e| refused("object", &e))?;
         let filter: &mut SocketFilter = ebpf
             .program_mut(program)
@@ -234,6 +229,17 @@ impl Probe {
     }
 }
 
+/// The eBPF object, if there is one and its stamps would be right in this process.
+pub(crate) fn object() -> Result<&'static [u8], LoadError> {
+    if OBJECT.is_empty() {
+        return Err(LoadError::NoObject);
+    }
+    match time_namespace_shift(Path::new("/proc/self/timens_offsets")) {
+        Some(shift) => Err(LoadError::TimeNamespace(shift)),
+        None => Ok(OBJECT),
+    }
+}
+
 /// Offset of `skb->tstamp`, from BTF.
 fn tstamp_offset(btf: &Path) -> Result<u32, BtfError> {
     Btf::from_file(btf)?.offset_of("sk_buff", "tstamp", size_of::<u64>() as u32)
@@ -247,7 +253,7 @@ fn time_namespace_shift(path: &Path) -> Option<String> {
     shifted.then(|| line.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
-fn refused(program: &'static str, error: &(dyn std::error::Error + 'static)) -> LoadError {
+pub(crate) fn refused(program: &'static str, error: &(dyn std::error::Error + 'static)) -> LoadError {
     // aya nests the syscall's error; what matters to a user is whether it was a permission.
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     let mut why = Vec::new();
@@ -265,7 +271,7 @@ fn refused(program: &'static str, error: &(dyn std::error::Error + 'static)) -> 
     LoadError::Refused { program, why: why.join(": ") }
 }
 
-fn refused_program(program: &'static str, error: &ProgramError) -> LoadError {
+pub(crate) fn refused_program(program: &'static str, error: &ProgramError) -> LoadError {
     match error {
         // EPERM is a missing privilege; EACCES and EINVAL come from the verifier, with its log.
         ProgramError::LoadError { io_error, .. } if io_error.raw_os_error() == Some(libc::EPERM) => {

@@ -12,15 +12,71 @@ use probe_ebpf::time::RealNs;
 /// Room for the control messages that are asked for: one `scm_timestamping` and one drop counter.
 pub(crate) const CONTROL_LEN: usize = 128;
 
-/// Asks for a software receive stamp with every datagram.
+/// Software stamps are taken on receive, and reported.
+pub(crate) const RECEIVE: libc::c_uint = libc::SOF_TIMESTAMPING_RX_SOFTWARE | libc::SOF_TIMESTAMPING_SOFTWARE;
+
+/// Asks for a software receive stamp with every datagram, and for no other stamps.
 pub fn enable_receive_stamps(socket: impl AsFd) -> io::Result<()> {
-    let flags = libc::SOF_TIMESTAMPING_RX_SOFTWARE | libc::SOF_TIMESTAMPING_SOFTWARE;
+    set_flags(socket, RECEIVE)
+}
+
+/// Sets the `SOF_TIMESTAMPING_*` flags, all others off.
+pub(crate) fn set_flags(socket: impl AsFd, flags: libc::c_uint) -> io::Result<()> {
     set_int(socket, libc::SO_TIMESTAMPING, flags as libc::c_int)
 }
 
 /// Asks for the count of datagrams dropped at this socket (`SO_RXQ_OVFL`, socket(7)) with every datagram.
 pub fn enable_drop_count(socket: impl AsFd) -> io::Result<()> {
     set_int(socket, libc::SO_RXQ_OVFL, 1)
+}
+
+/// Values of `SO_MEMINFO`, and the places of those that are used (linux/sock_diag.h).
+const MEMORY_VALUES: usize = 9;
+const RECEIVE_ALLOCATED: usize = 0;
+const RECEIVE_BUFFER: usize = 1;
+const DROPS: usize = 8;
+
+/// How full the socket's receive buffer is, as the kernel counts its memory, in thousandths. One system call.
+///
+/// # Errors
+/// `getsockopt`'s, on kernels before 4.12.
+pub fn receive_buffer_fill(socket: impl AsFd) -> io::Result<u16> {
+    let memory = memory(socket)?;
+    let share = u64::from(memory[RECEIVE_ALLOCATED]) * 1_000 / u64::from(memory[RECEIVE_BUFFER].max(1));
+    Ok(u16::try_from(share).unwrap_or(u16::MAX))
+}
+
+/// Datagrams dropped at this socket so far (wraps at 2^32): the number that `SO_RXQ_OVFL` brings, without waiting for
+/// the next datagram. One system call.
+///
+/// # Errors
+/// As [`receive_buffer_fill`].
+pub fn dropped(socket: impl AsFd) -> io::Result<u32> {
+    Ok(memory(socket)?[DROPS])
+}
+
+/// What the kernel counts of a socket's memory (net/core/sock.c, `sk_get_meminfo`).
+fn memory(socket: impl AsFd) -> io::Result<[u32; MEMORY_VALUES]> {
+    let mut memory = [0_u32; MEMORY_VALUES];
+    let mut len = size_of_val(&memory) as libc::socklen_t;
+    // SAFETY: the descriptor is open for the borrow's lifetime; at most `len` bytes are written, which the array has.
+    let rc = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            memory.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    };
+    if rc != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // A kernel that knows fewer values writes fewer.
+    if (len as usize) < size_of_val(&memory) {
+        return Err(io::Error::from_raw_os_error(libc::ENOPROTOOPT));
+    }
+    Ok(memory)
 }
 
 fn set_int(socket: impl AsFd, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
@@ -56,14 +112,8 @@ pub(crate) fn control(header: &libc::msghdr) -> Control {
         let (level, kind, data) = unsafe { ((*cmsg).cmsg_level, (*cmsg).cmsg_type, libc::CMSG_DATA(cmsg)) };
         match (level, kind) {
             (libc::SOL_SOCKET, libc::SCM_TIMESTAMPING) => {
-                // SAFETY: the kernel puts three timespecs there; the software stamp is the first. CMSG_DATA
-                // may be unaligned for timespec.
-                let stamp = unsafe { data.cast::<libc::timespec>().read_unaligned() };
-                if stamp.tv_sec != 0 || stamp.tv_nsec != 0 {
-                    out.received = Some(RealNs::from_nanos(
-                        stamp.tv_sec.saturating_mul(1_000_000_000).saturating_add(stamp.tv_nsec),
-                    ));
-                }
+                // SAFETY: the kernel puts three timespecs there.
+                out.received = unsafe { software_stamp(data) };
             }
             (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => {
                 // SAFETY: the kernel puts a u32 there.
@@ -75,4 +125,15 @@ pub(crate) fn control(header: &libc::msghdr) -> Control {
         cmsg = unsafe { libc::CMSG_NXTHDR(header, cmsg) };
     }
     out
+}
+
+/// The software stamp of an `scm_timestamping`: the first of its three; zero means that there is none.
+///
+/// # Safety
+/// `data` points at a `timespec`, which may be unaligned.
+pub(crate) unsafe fn software_stamp(data: *const u8) -> Option<RealNs> {
+    // SAFETY: the caller says that it is one.
+    let stamp = unsafe { data.cast::<libc::timespec>().read_unaligned() };
+    (stamp.tv_sec != 0 || stamp.tv_nsec != 0)
+        .then(|| RealNs::from_nanos(stamp.tv_sec.saturating_mul(1_000_000_000).saturating_add(stamp.tv_nsec)))
 }

@@ -77,7 +77,7 @@ fn shortcomings(report: &Value) -> Vec<String> {
     for node in nodes {
         let id = &node["id"];
         let count = |key: &str| node["accounting"][key].as_u64().unwrap_or(u64::MAX);
-        let parts = ["matched", "unmatched", "late", "ring_failed"].map(count);
+        let parts = ["matched", "unmatched", "late", "ring_failed", "dropped"].map(count);
         let sum = parts.iter().try_fold(0u64, |sum, part| sum.checked_add(*part));
         demand(
             sum == Some(count("seen")) && count("seen") > 0,
@@ -105,11 +105,12 @@ mod tests {
 
     fn good() -> Value {
         let segment = json!({"count": 100});
-        let segments = json!({"network": segment, "ingress_stack": segment, "socket_queue": segment,
-                              "handling": segment});
+        let segments: serde_json::Map<_, _> =
+            SEGMENTS.iter().map(|name| ((*name).to_owned(), segment.clone())).collect();
         let path = json!({"from": "a", "to": "b", "segments": segments});
         let node = json!({"id": "a", "clock": {"source": "chrony", "state": "synchronised"},
-            "accounting": {"seen": 1000, "matched": 998, "unmatched": 1, "late": 0, "ring_failed": 1}});
+            "accounting": {"seen": 1000, "matched": 997, "unmatched": 1, "late": 0, "ring_failed": 1,
+                "dropped": 1}});
         json!({"tier": 1, "paths": [path, path, path, path, path, path], "nodes": [node, node, node]})
     }
 
@@ -122,16 +123,19 @@ mod tests {
             ("/paths", json!([])),
             ("/nodes", json!([])),
             ("/paths/3/segments/handling/count", json!(99)),
+            ("/paths/0/segments/send_queue/count", json!(0)),
+            ("/paths/0/segments/egress_stack", json!({})),
+            ("/paths/5/segments/qdisc", Value::Null),
             ("/paths/3/segments", json!({})),
             ("/nodes/1/accounting/seen", json!(1001)),
             ("/nodes/1/accounting", json!({})),
             (
                 "/nodes/1/accounting",
-                json!({"seen": 1000, "matched": 998, "unmatched": 1, "late": 1, "ring_failed": 0}),
+                json!({"seen": 1000, "matched": 998, "unmatched": 1, "late": 1, "ring_failed": 0, "dropped": 0}),
             ),
             (
                 "/nodes/1/accounting",
-                json!({"seen": 0, "matched": 0, "unmatched": 0, "late": 0, "ring_failed": 0}),
+                json!({"seen": 0, "matched": 0, "unmatched": 0, "late": 0, "ring_failed": 0, "dropped": 0}),
             ),
             ("/nodes/2/clock/state", json!("unsynchronised")),
         ] {

@@ -15,6 +15,9 @@ pub fn command(args: &[OsString]) -> Result<()> {
     let manifest = crate::paths::workspace().join("Cargo.toml");
     cargo.args(["run", "--quiet", "--release", "--package", "pikoscope", "--example", "sim"]);
     cargo.arg("--manifest-path").arg(manifest).arg("--").args(args);
+    // A thousand nodes are a gigabyte that is touched at random. On a virtual machine half of the time went into page
+    // tables; glibc asks for huge pages when told so (others do not read this).
+    cargo.env("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1:glibc.malloc.trim_threshold=4294967296");
     // Files that the user names are relative to here, not to the workspace.
     cargo.current_dir(std::env::current_dir()?);
     exec::run(&mut cargo)

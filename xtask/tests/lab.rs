@@ -86,6 +86,27 @@ fn an_expectation_that_does_not_hold_fails_the_run() {
     assert_eq!((&result["pass"], &result["expectations"][0]["status"]), (&false.into(), &"fail".into()));
 }
 
+/// Honest clocks: what a node says of a path's two ways with and without NTP, and of its clock's step.
+#[test]
+fn bounds_cover_the_truth_without_ntp_and_across_a_step() {
+    if !can_make_hosts() {
+        return;
+    }
+    for (scenario, kind) in [("one-way-5ms-no-ntp", "peer_only"), ("clock-step", "fused")] {
+        let dir = tempfile::tempdir().unwrap();
+        let (output, result) = run(scenario, dir.path());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        let [all, of_kind] = ["all", kind].map(|kind| &result["clock"][kind]);
+        assert!(of_kind["count"].as_u64() > Some(500), "{scenario}: {}", result["clock"]);
+        assert!(all["covered_percent"].as_f64() >= Some(99.9), "{scenario}: {all}");
+        // A bound that covers everything would be none.
+        assert!(of_kind["bound_p50_ns"].as_i64() < Some(5_000_000), "{scenario}: {of_kind}");
+        let clocks = result["clocks"].as_object().unwrap();
+        assert_eq!(clocks.len(), 3);
+        assert!(clocks.values().all(|clock| clock["honesty"]["liars"] == serde_json::json!([])));
+    }
+}
+
 /// A person looks for as long as they like; the events happen meanwhile, and the end of the shell is the end of all.
 #[test]
 fn a_shell_sees_the_events_happen_and_takes_everything_down_when_it_ends() {

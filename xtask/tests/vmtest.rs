@@ -17,5 +17,10 @@ fn a_program_that_the_kernel_refuses_is_red_with_the_verifiers_reason() {
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert!(!output.status.success(), "green with a broken program:\n{said}");
     assert!(said.contains("invalid bpf_context access"), "not the verifier's reason:\n{said}");
-    assert!(said.contains("vmtest: 0 passed"), "{said}");
+    // Tests of other programs, and of what needs none, go on.
+    for test in
+        ["a_full_ring_is_counted_and_traffic_goes_on", "self_check_finds_the_same_stamps_at_both_tiers"]
+    {
+        assert!(said.contains(test), "{test} is green:\n{said}");
+    }
 }

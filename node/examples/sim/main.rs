@@ -85,6 +85,7 @@ fn run<M: Member>(rule: Rule, nodes: usize, options: &Options) -> Result<Outcome
         Scenario::Changes => scenario::changes::run(&mut world, options).map(Figures::Changes),
         Scenario::Join => scenario::join::run(&mut world).map(Figures::Join),
         Scenario::Kill => scenario::kill::run(&mut world, options).map(Figures::Kill),
+        Scenario::Verdicts => scenario::verdicts::run(&mut world).map(Figures::Verdicts),
         Scenario::Split => scenario::split::run(&mut world, options).map(Figures::Split),
     }?;
     if options.counters {

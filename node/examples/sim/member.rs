@@ -34,8 +34,21 @@ pub(crate) trait Member: Sized {
     fn next_wakeup(&self) -> MonoNs;
     /// The node's own application writes [`KEY`]. Returns the version of this change.
     fn set(&mut self, value: &[u8], now: MonoNs, io: &mut Io<'_, Self>) -> Result<u64, String>;
+    /// What it says of the paths to and from its ring neighbours, if it judges any.
+    fn verdicts(&self) -> Verdicts {
+        Verdicts::default()
+    }
     /// Adds the node's own totals to `sum`.
     fn count(&self, sum: &mut BTreeMap<&'static str, u64>);
+}
+
+/// A node's judgement of the paths between it and its ring neighbours.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Verdicts {
+    /// Directed paths to and from those who are its neighbours now.
+    pub(crate) paths: usize,
+    /// The name of each verdict on one of these that rests on samples enough.
+    pub(crate) judged: Vec<&'static str>,
 }
 
 /// What a member works with beside itself.
@@ -62,6 +75,8 @@ pub(crate) struct RuleOptions {
     pub(crate) interval: Span,
     pub(crate) fanout: Option<usize>,
     pub(crate) max_packet: usize,
+    /// Follow packets' journeys and judge paths, as the daemon does.
+    pub(crate) judge: bool,
 }
 
 /// What a node wants done and what it found out: filled by the node, drained by the world.

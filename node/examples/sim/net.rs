@@ -13,6 +13,8 @@ use crate::queue::{Queue, Way, What};
 pub(crate) struct Faults {
     /// One-way time of a packet, drawn evenly from this range: a wide range reorders.
     pub(crate) delay: (Span, Span),
+    /// Drawn once for each pair of hosts and direction instead: then packets of one path never overtake each other.
+    pub(crate) fixed: bool,
     /// Share of packets that are lost.
     pub(crate) loss: f64,
     /// Share of packets that arrive twice.
@@ -70,26 +72,33 @@ pub(crate) struct Net {
     pub(crate) fingerprint: Fingerprint,
     /// Hosts below this number and the others are cut off from each other.
     pub(crate) split: Option<Host>,
+    seed: u64,
     rng: StdRng,
 }
 
 impl Net {
     pub(crate) fn new(faults: Faults, seed: u64) -> Self {
-        let rng = StdRng::seed_from_u64(seed);
-        Self { faults, traffic: Traffic::default(), fingerprint: Fingerprint::default(), split: None, rng }
+        Self {
+            faults,
+            traffic: Traffic::default(),
+            fingerprint: Fingerprint::default(),
+            split: None,
+            seed,
+            rng: StdRng::seed_from_u64(seed),
+        }
     }
 
     /// Puts a message on its way.
     pub(crate) fn send(
         &mut self,
-        (from, to): (Host, Host),
+        path: (Host, Host),
         way: Way,
         slot: Slot,
         now: MonoNs,
         packets: &mut Packets,
         queue: &mut Queue,
     ) {
-        let bytes = packets.get(slot);
+        let ((from, to), bytes) = (path, packets.get(slot));
         self.fingerprint.word(now.as_nanos() as u64);
         self.fingerprint.word(u64::from(from.0) << 32 | u64::from(to.0));
         self.fingerprint.bytes(bytes);
@@ -100,7 +109,7 @@ impl Net {
         }
         let arrival = |slot| What::Arrival { from, to, slot, way };
         if way != Way::Datagram {
-            let at = now + self.stream_delay(way, bytes.len());
+            let at = now + self.stream_delay(path, way, bytes.len());
             self.traffic.stream_bytes += bytes.len() as u64;
             queue.push(at, arrival(slot));
             return;
@@ -114,22 +123,22 @@ impl Net {
         }
         if self.chance(self.faults.copies) {
             self.traffic.copied += 1;
-            let at = now + self.delay();
+            let at = now + self.delay(path);
             queue.push(at, arrival(packets.copy(slot)));
         }
-        let at = now + self.delay();
+        let at = now + self.delay(path);
         queue.push(at, arrival(slot));
     }
 
     /// A rough model of TCP, good enough for messages that are rare: a handshake, then all segments at once, and
     /// what is lost comes again after the usual first timeouts (RFC 6298: one second, then the least one).
-    fn stream_delay(&mut self, way: Way, len: usize) -> Span {
+    fn stream_delay(&mut self, path: (Host, Host), way: Way, len: usize) -> Span {
         const SYN_TIMEOUT: Span = Span::from_secs(1);
         const TIMEOUT: Span = Span::from_millis(200);
         const SEGMENT: usize = 1448;
-        let mut delay = self.delay();
+        let mut delay = self.delay(path);
         if way == Way::Request {
-            delay += self.delay() + self.delay();
+            delay += self.delay(path) + self.delay(path);
             for _ in 0..2 {
                 while self.chance(self.faults.loss.min(TCP_LOSS_MAX)) {
                     delay += SYN_TIMEOUT;
@@ -156,9 +165,16 @@ impl Net {
         share > 0.0 && self.rng.random_bool(share)
     }
 
-    fn delay(&mut self) -> Span {
+    fn delay(&mut self, path: (Host, Host)) -> Span {
         let (least, most) = self.faults.delay;
-        let mut delay = self.between(least, most);
+        let mut delay = if self.faults.fixed {
+            let mut drawn = Fingerprint(self.seed);
+            drawn.word(u64::from(path.0.0) << 32 | u64::from(path.1.0));
+            let width = (most - least).as_nanos().unsigned_abs() + 1;
+            least + Span::from_nanos((drawn.value() % width) as i64)
+        } else {
+            self.between(least, most)
+        };
         if self.chance(self.faults.reorder) {
             self.traffic.held_back += 1;
             delay += self.between(Span::ZERO, self.faults.hold);

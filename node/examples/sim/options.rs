@@ -51,6 +51,9 @@ pub(crate) struct Options {
     /// One-way time of a packet, drawn evenly
     #[arg(long, value_name = "MS-MS", default_value = "0.2-1")]
     pub(crate) delay_ms: Range,
+    /// Draw that once for each pair of hosts and direction, not for each packet
+    #[arg(long)]
+    pub(crate) fixed_delays: bool,
     /// How many nodes are everybody's seeds
     #[arg(long, value_name = "K", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) seeds: u32,
@@ -115,6 +118,9 @@ pub(crate) enum Scenario {
     Join,
     /// Nodes die, one after the other: how long until the others notice?
     Kill,
+    /// All nodes start and follow their packets as the daemon does: until when has each a verdict on every path between
+    /// it and its ring neighbours?
+    Verdicts,
     /// The network falls into two halves for a while: how long until all is well again?
     Split,
 }
@@ -153,6 +159,7 @@ impl Options {
             seed: self.seed,
             faults: Faults {
                 delay: (self.delay_ms.0, self.delay_ms.1),
+                fixed: self.fixed_delays,
                 loss: self.loss,
                 copies: self.duplicate,
                 reorder: self.reorder,
@@ -163,6 +170,7 @@ impl Options {
                 interval: Span::from_millis(self.interval_ms.into()),
                 fanout: self.fanout,
                 max_packet: self.max_packet,
+                judge: self.scenario == Scenario::Verdicts,
             },
         }
     }

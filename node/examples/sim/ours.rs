@@ -2,19 +2,35 @@
 
 use std::collections::BTreeMap;
 
+use pikoscope::journey::Journeys;
 use pikoscope::proto::{Config, Core, EntryKind, Event, NodeId, Outbox, Protocol, Received, StreamKind};
 use pikoscope::wire::v1;
 use probe_ebpf::time::{Bounded, MonoNs, Span};
-use probe_user::analysis::align::PeerClock;
+use probe_user::analysis::align::{Align, ByReadings, PeerClock};
+use probe_user::analysis::breakdown::{Receipt, Stamp};
+use probe_user::analysis::verdict::Cause;
 use probe_user::clock::{ClockOffset, ClockSource, ClockState, ClockView, Mapping};
 
 use crate::host::Host;
-use crate::member::{Io, KEY, Learned, Liveness, Member, Start};
+use crate::member::{Io, KEY, Learned, Liveness, Member, Start, Verdicts};
 
 pub(crate) struct Ours {
     core: Core,
     rejected: u64,
+    judging: Option<Box<Judging>>,
 }
+
+/// What the driver has beside the core, for nodes that judge their paths.
+struct Judging {
+    journeys: Journeys,
+    tail: v1::Tail,
+    packet: Vec<u8>,
+    max_packet: usize,
+    look_at: MonoNs,
+}
+
+/// As often as the driver does.
+const HOUSEKEEPING: Span = Span::from_secs(1);
 
 impl Member for Ours {
     type Scratch = Outbox;
@@ -31,8 +47,17 @@ impl Member for Ours {
             incarnation: (start.seed >> 32) as u32,
             ..default
         };
+        let judging = start.rule.judge.then(|| {
+            Box::new(Judging {
+                journeys: Journeys::new(config.id.clone()),
+                tail: v1::Tail::default(),
+                packet: Vec::new(),
+                max_packet: config.max_packet,
+                look_at: start.now + HOUSEKEEPING,
+            })
+        });
         let core = Core::new(config, start.now, &clock(start.now)).map_err(|error| error.to_string())?;
-        Ok(Self { core, rejected: 0 })
+        Ok(Self { core, rejected: 0, judging })
     }
 
     fn handle_datagram(&mut self, from: Host, bytes: &[u8], now: MonoNs, io: &mut Io<'_, Self>) {
@@ -43,8 +68,15 @@ impl Member for Ours {
             received: Some(now),
             kernel: Some(Bounded::default()),
             clock: &clock(now),
+            align: self.judging.as_ref().map_or(&ByReadings as &dyn Align, |judging| &judging.journeys),
         };
         self.rejected += u64::from(self.core.handle_datagram(received, io.scratch).is_err());
+        if let (Some(judging), Some(packet)) = (&mut self.judging, &io.scratch.packet) {
+            let stamp = Some(Stamp::exact(now));
+            let receipt = Receipt { received: stamp, filtered: stamp, read: now };
+            judging.journeys.received(packet, &io.scratch.reports, &receipt, now, &clock(now));
+            judging.journeys.over().for_each(drop);
+        }
         self.drain(now, io);
     }
 
@@ -68,12 +100,35 @@ impl Member for Ours {
     }
 
     fn tick(&mut self, now: MonoNs, io: &mut Io<'_, Self>) {
-        self.core.tick(now, &clock(now), io.scratch);
-        self.drain(now, io);
+        if self.core.next_wakeup() <= now {
+            self.core.tick(now, &clock(now), io.scratch);
+            self.drain(now, io);
+        }
+        if let Some(judging) = self.judging.as_mut().filter(|judging| judging.look_at <= now) {
+            judging.look_at = now + HOUSEKEEPING;
+            let (journeys, clock) = (&mut judging.journeys, clock(now));
+            journeys.expire(now);
+            journeys.over().for_each(drop);
+            journeys.judge(&clock, now);
+            journeys.evaluate(self.core.ring(), &clock, now);
+            self.core.tell(&journeys.judges().summary().encode());
+        }
     }
 
     fn next_wakeup(&self) -> MonoNs {
-        self.core.next_wakeup()
+        let look_at = self.judging.as_ref().map(|judging| judging.look_at);
+        look_at.into_iter().fold(self.core.next_wakeup(), Ord::min)
+    }
+
+    fn verdicts(&self) -> Verdicts {
+        let Some(judging) = &self.judging else { return Verdicts::default() };
+        let ring: Vec<&NodeId> = self.core.ring().collect();
+        let judged = judging
+            .journeys
+            .judges()
+            .verdicts()
+            .filter(|(peer, _, verdict)| ring.contains(peer) && verdict.cause != Cause::Unknown);
+        Verdicts { paths: 2 * ring.len(), judged: judged.map(|(.., verdict)| verdict.cause.name()).collect() }
     }
 
     fn set(&mut self, value: &[u8], now: MonoNs, io: &mut Io<'_, Self>) -> Result<u64, String> {
@@ -99,8 +154,32 @@ impl Ours {
                 let (wall, source) = (clock.mapping.wall(now), clock.offset.source);
                 v1::stamp(packet, wall, Span::ZERO, &reading, source).expect("the core's own packet");
             }
-            if let Some(to) = Host::of_addr(transmit.to) {
-                effects.send(to, packet);
+            let Some(to) = Host::of_addr(transmit.to) else { continue };
+            match (&mut self.judging, &transmit.destination) {
+                (Some(judging), Some(peer)) if transmit.protocol == Protocol::V1 => {
+                    let Judging { journeys, tail, packet: whole, max_packet, .. } = &mut **judging;
+                    journeys.sent(peer, transmit.id, now, Span::ZERO, &clock);
+                    whole.clear();
+                    if transmit.limited {
+                        whole.extend_from_slice(packet);
+                    } else {
+                        tail.begin(packet, *max_packet);
+                        journeys.write_reports(peer, transmit.answers, now, tail);
+                        tail.split(packet).iter().for_each(|part| whole.extend_from_slice(part));
+                    }
+                    effects.send(to, whole);
+                    if transmit.id.counter > 0 {
+                        let left = Some(Span::ZERO);
+                        let report = v1::Sending {
+                            counter: transmit.id.counter,
+                            egress: left,
+                            qdisc: left,
+                            hooked: false,
+                        };
+                        journeys.departed(peer, now, report);
+                    }
+                }
+                _ => effects.send(to, packet),
             }
         }
         for (to, kind) in std::mem::take(&mut out.streams) {
@@ -116,7 +195,8 @@ impl Ours {
         for event in &out.events {
             let (node, liveness) = match event {
                 Event::Unreachable { node } => (node, Liveness::Unreachable),
-                Event::Reachable { node } => (node, Liveness::Reachable),
+                // Who was forgotten meanwhile joins anew.
+                Event::Reachable { node } | Event::Joined { node } => (node, Liveness::Reachable),
                 _ => continue,
             };
             effects.liveness.extend(Host::of_id(node.as_str()).map(|host| (host, liveness)));
@@ -146,6 +226,7 @@ fn clock(now: MonoNs) -> ClockView {
             read_at: now,
             source: ClockSource::Chrony,
             state: ClockState::Synchronised,
+            rate: None,
         },
     }
 }

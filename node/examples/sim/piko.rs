@@ -16,7 +16,7 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use crate::host::Host;
-use crate::member::{Io, KEY, Learned, Liveness, Member, RuleOptions, Start};
+use crate::member::{Effects, Io, KEY, Learned, Liveness, Member, RuleOptions, Start};
 use detector::Detector;
 use state::{Names, State};
 
@@ -83,7 +83,7 @@ impl<const ACTS: bool> Member for Piko<ACTS> {
     fn handle_datagram(&mut self, from: Host, bytes: &[u8], now: MonoNs, io: &mut Io<'_, Self>) {
         match v0::decode(bytes) {
             Ok(Packet::Digest { request, digest, .. }) => {
-                self.discover(&digest);
+                self.discover(&digest, io.effects);
                 self.send_delta(from, &digest, io);
                 if request {
                     self.send_digest(from, false, io);
@@ -105,7 +105,7 @@ impl<const ACTS: bool> Member for Piko<ACTS> {
             return;
         };
         self.apply(&delta, io);
-        self.discover(&digest);
+        self.discover(&digest, io.effects);
         let mut listed: BTreeMap<Host, u64> = BTreeMap::new();
         listed.extend(digest.entries().filter_map(|entry| Some((Host::of_id(entry.id)?, entry.version))));
         let names = &mut io.scratch.names;
@@ -233,11 +233,17 @@ impl<const ACTS: bool> Piko<ACTS> {
     }
 
     /// Nodes in a digest that were not known: from now on they are, with nothing of theirs.
-    fn discover(&mut self, digest: &Digest<'_>) {
+    fn discover(&mut self, digest: &Digest<'_>, effects: &mut Effects) {
         for entry in digest.entries().filter(|entry| !entry.left) {
             if let Some(host) = Host::of_id(entry.id) {
-                self.state.discover(host);
+                self.meet(host, effects);
             }
+        }
+    }
+    /// Who was forgotten is live again at first.
+    fn meet(&mut self, host: Host, effects: &mut Effects) {
+        if self.state.discover(host) {
+            effects.liveness.push((host, Liveness::Reachable));
         }
     }
 
@@ -246,7 +252,7 @@ impl<const ACTS: bool> Piko<ACTS> {
             let Some(origin) = Host::of_id(node.head.id).filter(|origin| *origin != self.own) else {
                 continue;
             };
-            self.state.discover(origin);
+            self.meet(origin, io.effects);
             for entry in node.entries() {
                 if self.state.put(origin, &entry) {
                     let application = !entry.internal;

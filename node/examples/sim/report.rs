@@ -3,7 +3,7 @@
 use probe_ebpf::time::Span;
 use serde::Serialize;
 
-use crate::scenario::{changes, join, kill, split};
+use crate::scenario::{changes, join, kill, split, verdicts};
 
 /// What a run was given.
 #[derive(Clone, Debug, Serialize)]
@@ -50,6 +50,7 @@ pub(crate) enum Figures {
     Join(join::Figures),
     Kill(kill::Figures),
     Split(split::Figures),
+    Verdicts(verdicts::Figures),
 }
 
 /// A column's name and what is in it.
@@ -59,12 +60,13 @@ impl Outcome {
     fn columns(&self) -> Vec<Column> {
         let Self { setting, figures, cost } = self;
         let mut columns =
-            vec![("nodes", setting.nodes.to_string()), ("loss", format!("{:.0} %", 100.0 * setting.loss))];
+            vec![("nodes", setting.nodes.to_string()), ("loss", format!("{:.1} %", 100.0 * setting.loss))];
         columns.extend(match figures {
             Figures::Changes(figures) => figures.columns(),
             Figures::Join(figures) => figures.columns(),
             Figures::Kill(figures) => figures.columns(),
             Figures::Split(figures) => figures.columns(),
+            Figures::Verdicts(figures) => figures.columns(),
         });
         columns.extend([
             ("virtual", format!("{:.0} s", cost.virtual_s)),

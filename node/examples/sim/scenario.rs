@@ -4,6 +4,7 @@ pub(crate) mod changes;
 pub(crate) mod join;
 pub(crate) mod kill;
 pub(crate) mod split;
+pub(crate) mod verdicts;
 
 use probe_ebpf::time::{MonoNs, Span};
 

@@ -3,12 +3,15 @@
 use clap::Parser as _;
 use probe_ebpf::time::Span;
 
-use crate::member::Member;
+use crate::host::Host;
+use crate::member::{Member, Packets};
+use crate::net::Net;
 use crate::options::Options;
 use crate::ours::Ours;
 use crate::piko::Piko;
+use crate::queue::{Queue, Way};
 use crate::scenario::{changes, join, kill, split};
-use crate::world::World;
+use crate::world::{START, World};
 
 fn options(line: &str) -> Options {
     Options::try_parse_from(std::iter::once("sim").chain(line.split_whitespace())).unwrap()
@@ -87,11 +90,28 @@ fn each_fault_changes_the_history_and_is_counted() {
 }
 
 #[test]
+fn fixed_delays_belong_to_the_path() {
+    let faults = |line: &str| options(line).plan(2).faults;
+    let delays = |line: &str| {
+        let (mut net, mut packets) = (Net::new(faults(line), 1), Packets::default());
+        [(0, 1), (0, 1), (1, 0)].map(|(from, to)| {
+            let (slot, mut queue) = (packets.put(b"packet"), Queue::default());
+            net.send((Host(from), Host(to)), Way::Datagram, slot, START, &mut packets, &mut queue);
+            queue.pop(START + Span::from_millis(5)).unwrap().0 - START
+        })
+    };
+    let [first, again, back] = delays("--delay-ms 1-5 --fixed-delays");
+    assert!(first == again && first != back, "{first} {again} {back}");
+    let [first, again, _] = delays("--delay-ms 1-5");
+    assert_ne!(first, again);
+}
+
+#[test]
 fn nobody_is_held_for_unreachable_while_all_join() {
     let (mut world, _) = world::<Ours>("--nodes 25 --loss 0.01");
     let figures = join::run(&mut world).unwrap();
     assert_eq!(figures.false_unreachable, 0);
-    assert_eq!(world.now - crate::world::START, Span::from_secs(60));
+    assert_eq!(world.now - START, Span::from_secs(60));
     assert!(world.acquaintance.is_complete());
 }
 

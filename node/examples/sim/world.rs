@@ -7,7 +7,7 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use crate::host::Host;
-use crate::member::{Effects, Io, Liveness, Member, RuleOptions, Start};
+use crate::member::{Effects, Io, Liveness, Member, RuleOptions, Start, Verdicts};
 use crate::net::{Faults, Net};
 use crate::queue::{Queue, Way, What};
 use crate::spread::{Acquaintance, Spread};
@@ -41,7 +41,7 @@ pub(crate) struct World<M: Member> {
     pub(crate) noticing: Option<Spread>,
     /// Every judgement of a node on another.
     pub(crate) judgements: Vec<Judgement>,
-    /// Who holds whom for unreachable: running nodes only.
+    /// Who holds whom for unreachable, both of them running.
     doubts: BTreeSet<(Host, Host)>,
     plan: Plan,
     seeds: Vec<Host>,
@@ -249,6 +249,7 @@ impl<M: Member> World<M> {
         for (about, liveness) in effects.liveness.drain(..) {
             let up = places.get(about.index()).is_some_and(|place| place.member.is_some());
             let changed = match liveness {
+                _ if !up => true,
                 Liveness::Unreachable => self.doubts.insert((host, about)),
                 Liveness::Reachable => self.doubts.remove(&(host, about)),
             };
@@ -281,7 +282,7 @@ impl<M: Member> World<M> {
         Ok(version)
     }
 
-    /// Makes a change at `host` and follows it. All that run are to know it, but for those who came just now.
+    /// Makes a change at `host` and follows it: all that run now are to know it.
     pub(crate) fn follow(&mut self, host: Host, value: &[u8]) -> Result<(), String> {
         // The version is only known once it was written, and then the change is on its way already; but nothing
         // arrives before time passes.
@@ -289,11 +290,14 @@ impl<M: Member> World<M> {
         self.spread = Some(Spread::new(host, version, self.now, self.running()));
         Ok(())
     }
-    /// Watches who notices that `host` is dead. Who held it for unreachable before has.
-    pub(crate) fn mourn(&mut self, host: Host) {
+    /// Ends a node without a word, and watches who notices. Who held it for unreachable before has.
+    pub(crate) fn kill_and_watch(&mut self, host: Host) {
+        let prophets: Vec<Host> =
+            self.doubts.iter().filter(|(_, about)| *about == host).map(|(by, _)| *by).collect();
+        self.kill(host);
         let mut death = Spread::new(host, 0, self.now, self.running());
-        for (by, _) in self.doubts.iter().filter(|(_, about)| *about == host) {
-            death.reached(*by, self.now);
+        for by in prophets {
+            death.reached(by, self.now);
         }
         self.noticing = Some(death);
     }
@@ -305,7 +309,7 @@ impl<M: Member> World<M> {
     pub(crate) fn kill(&mut self, host: Host) {
         self.places[host.index()] = Place::default();
         self.acquaintance.stop(host);
-        self.doubts.retain(|(by, _)| *by != host);
+        self.doubts.retain(|(by, about)| *by != host && *about != host);
         for spread in self.spread.iter_mut().chain(&mut self.noticing) {
             spread.forget(host);
         }
@@ -328,7 +332,7 @@ impl<M: Member> World<M> {
     }
     /// How many pairs there are of running nodes of which one holds the other for unreachable.
     pub(crate) fn doubts(&self) -> usize {
-        self.doubts.iter().filter(|(_, about)| self.is_up(*about)).count()
+        self.doubts.len()
     }
 
     fn is_up(&self, host: Host) -> bool {
@@ -343,7 +347,7 @@ impl<M: Member> World<M> {
         let up: Vec<Host> = self.up().collect();
         up[self.rng.random_range(0..up.len())]
     }
-    /// When the last node starts, those left out that start later on someone's order.
+    /// By when all have started.
     pub(crate) fn all_started(&self) -> MonoNs {
         START + self.plan.start_over
     }
@@ -362,6 +366,10 @@ impl<M: Member> World<M> {
     /// Events so far.
     pub(crate) const fn events(&self) -> u64 {
         self.queue.total()
+    }
+    /// What each running node says of its paths.
+    pub(crate) fn verdicts(&self) -> impl Iterator<Item = Verdicts> {
+        self.places.iter().filter_map(|place| place.member.as_ref().map(Member::verdicts))
     }
     /// The nodes' own totals.
     pub(crate) fn counters(&self) -> BTreeMap<&'static str, u64> {

@@ -104,6 +104,7 @@ fn entry(version: u64, internal: bool) -> v1::Entry<'static> {
         network: time,
         kernel: None,
         trace_id: Some([9; 16]),
+        egress: v1::Egress::default(),
     };
     v1::Entry {
         key: if internal { wire::BEACON_KEY } else { "key" },

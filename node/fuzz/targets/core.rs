@@ -8,6 +8,7 @@ use pikoscope::proto::{Config, Core, Limits, NodeId, Outbox, Received};
 use pikoscope::wire::v1;
 use pikoscope_fuzz::seeds;
 use probe_ebpf::time::{Bounded, MonoNs, Span};
+use probe_user::analysis::align::ByReadings;
 use probe_user::clock::{ClockOffset, ClockSource, ClockState, ClockView, Mapping};
 
 const LIMITS: Limits = Limits {
@@ -106,6 +107,7 @@ impl Host {
             read_at: now,
             source: ClockSource::Chrony,
             state: ClockState::Synchronised,
+            rate: None,
         };
         let clock = ClockView { mapping, offset };
         let id = NodeId::new(["a", "b"][usize::from(number)]).expect("an id");
@@ -124,7 +126,7 @@ impl Host {
         self.out.clear();
         let (before, mut known) = (self.state(), self.addresses());
         let kernel = Some(Bounded::new(Span::from_micros(5), Span::ZERO));
-        let received = Received { from, bytes, now, received: Some(now), kernel, clock: &self.clock };
+        let received = Received { from, bytes, now, received: Some(now), kernel, clock: &self.clock, align: &ByReadings };
         if self.core.handle_datagram(received, &mut self.out).is_err() {
             self.check_untouched(&before);
         }

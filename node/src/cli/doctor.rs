@@ -1,16 +1,21 @@
 //! `pikoscope doctor`: the diagnosis as text or JSON.
 
 use std::fmt::Write;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+
+use probe_user::clock::spec::SourceSpec;
 
 use super::table::Table;
 use super::{Failure, one_line, print};
 use crate::doctor::{Diagnosis, Facts, State, examine};
 
-pub(super) fn doctor(control: Option<PathBuf>, chrony: SocketAddr, json: bool) -> Result<ExitCode, Failure> {
-    let found = examine(&Facts::gather(chrony, control));
+pub(super) fn doctor(
+    control: Option<PathBuf>,
+    sources: &[SourceSpec],
+    json: bool,
+) -> Result<ExitCode, Failure> {
+    let found = examine(&Facts::gather(sources, control));
     if json {
         print(&(serde_json::to_string_pretty(&found)? + "\n"))?;
     } else {

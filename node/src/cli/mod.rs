@@ -8,12 +8,16 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use probe_user::clock::spec::SourceSpec;
 
 use crate::config::{self, Settings};
 use crate::control::{Line, TraceId, client};
 
+mod diagnose;
 mod doctor;
+mod replay;
 mod run;
+mod self_check;
 mod status;
 mod table;
 mod watch;
@@ -82,13 +86,38 @@ enum Command {
         #[arg(long)]
         internal: bool,
     },
+    /// Tell where in the cluster the trouble is: a host, one side of it, a direction, a link, or everybody
+    Diagnose {
+        #[command(flatten)]
+        control: Control,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Judge a recorded run again: each change of a path's verdict, from what `run --record FILE` wrote
+    Replay {
+        /// The record
+        file: PathBuf,
+    },
+    /// Compare the eBPF stamps with SO_TIMESTAMPING's on the same packets, over loopback; fails when they differ
+    SelfCheck {
+        /// How many packets
+        #[arg(long, value_name = "N", default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        packets: u32,
+        /// Write the differences to this file
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
     /// Tell what this host can measure, why not more, and what to do about it
     Doctor {
         #[command(flatten)]
         control: Control,
-        /// Where chronyd answers queries
-        #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:323")]
-        chrony: SocketAddr,
+        /// Who tells how wrong the clock is, as for `run`
+        #[arg(long = "clock-source", value_name = "SOURCE")]
+        clock_sources: Option<Vec<SourceSpec>>,
+        /// Where chronyd answers queries [default: 127.0.0.1:323]
+        #[arg(long, value_name = "IP:PORT")]
+        chrony: Option<SocketAddr>,
         /// As JSON
         #[arg(long)]
         json: bool,
@@ -146,8 +175,12 @@ impl Command {
             Self::Delete { key, control } => change(control, Line::Delete { key })?,
             Self::Get { key, control } => return get(control, key),
             Self::Watch { control, json, internal } => watch::watch(&control.path()?, json, internal)?,
-            Self::Doctor { control, chrony, json } => {
-                return doctor::doctor(control.path().ok(), chrony, json);
+            Self::Diagnose { control, json } => diagnose::diagnose(&control.path()?, json)?,
+            Self::Replay { file } => replay::replay(&file)?,
+            Self::SelfCheck { packets, json } => return self_check::self_check(packets, json.as_deref()),
+            Self::Doctor { control, clock_sources, chrony, json } => {
+                let sources = SourceSpec::with_chrony(clock_sources, chrony);
+                return doctor::doctor(control.path().ok(), &sources, json);
             }
         }
         Ok(ExitCode::SUCCESS)
@@ -201,8 +234,8 @@ mod tests {
     use super::*;
     use crate::config::{Host, LogLevel, ProbeMode};
     use clap::CommandFactory;
-    use probe_ebpf::time::Span;
-    use probe_user::clock::mapping::Injected;
+    use probe_ebpf::time::{MonoNs, Span};
+    use probe_user::clock::mapping::{Injected, InjectedStep};
 
     #[test]
     fn the_definition_is_consistent() {
@@ -245,6 +278,10 @@ mod tests {
             "-50000000",
             "--inject-clock-drift-ppb",
             "-50000",
+            "--inject-clock-step-ns",
+            "-7",
+            "--inject-clock-step-at-ns",
+            "9",
             "--log",
             "debug",
         ])
@@ -257,7 +294,8 @@ mod tests {
             (config.probe, config.log, config.probe_stats),
             (ProbeMode::Timestamping, LogLevel::Debug, true)
         );
-        let injected = Injected { at_boot: Span::from_millis(-50), drift_ppb: -50_000 };
+        let step = InjectedStep { by: Span::from_nanos(-7), at: MonoNs::from_nanos(9), seen: false };
+        let injected = Injected { at_boot: Span::from_millis(-50), drift_ppb: -50_000, step: Some(step) };
         assert_eq!(config.inject_clock_error, injected);
         assert_eq!(config.interval.as_millis(), 50);
         assert_eq!((config.record, config.final_report), (Some("/r".into()), Some("/f".into())));

@@ -1,16 +1,24 @@
 //! `pikoscope status` and `top`: the report as text.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 use std::time::Duration;
 
 use probe_ebpf::time::Span;
+use probe_user::analysis::align::Correction;
 use probe_user::analysis::breakdown::Segment;
+use probe_user::analysis::verdict::Cause;
 
 use super::table::{Table, printable};
 use super::{Failure, print};
 use crate::control::client;
-use crate::report::{AccountingReport, ClockReport, EntryReport, NodeReport, QuantileReport};
+use crate::proto::MemberStatus;
+use crate::report::{AccountingReport, ClockReport, EntryReport, NodeReport, PathReport, QuantileReport};
+
+/// A table is not longer, so that what matters does not scroll away in a large cluster.
+const MOST_ROWS: usize = 40;
 
 pub(super) fn status(control: &Path, json: bool) -> Result<(), Failure> {
     let report = client::status(control)?;
@@ -35,15 +43,21 @@ pub(super) fn top(control: &Path) -> Result<(), Failure> {
 
 /// The report for a reader: times as `median / 99th percentile`.
 pub fn render(report: &NodeReport) -> String {
-    let mut out = String::new();
+    let mut out = headline(report);
     let mut facts = Table::new(&["node", &head(report)]);
-    facts.row(["clock".into(), clock(&report.clock)]);
+    facts.row(["clock".into(), printable(&report.clock.sentence())]);
     facts.row(["stamps".into(), stamps(report)]);
     facts.row(["probe".into(), accounting(&report.accounting)]);
+    facts.row(["drops".into(), drops(report)]);
     if report.probe.run_cnt > 0 {
         let cost =
             format!("{:.0} ns per packet over {} runs", report.probe.ns_per_packet, report.probe.run_cnt);
         facts.row(["cost".into(), cost]);
+    }
+    for hook in report.hooks.iter().filter(|hook| hook.run_cnt > 0) {
+        let cost =
+            format!("{}: {:.0} ns for each of {} packets", hook.program, hook.ns_per_packet, hook.run_cnt);
+        facts.row([String::new(), cost]);
     }
     if report.gossip.local_health > 0 {
         let health =
@@ -63,6 +77,7 @@ pub fn render(report: &NodeReport) -> String {
         }
     }
     let _ = write!(out, "{facts}");
+    section(&mut out, "Verdicts on the paths to and from ring neighbours", &verdicts(report));
     section(&mut out, "Packets from each peer to this node, p50 / p99", &paths(report));
     section(
         &mut out,
@@ -70,8 +85,50 @@ pub fn render(report: &NodeReport) -> String {
         &entries(&report.entries),
     );
     section(&mut out, "Beacons, from their creation to here, p50 / p99", &entries(&report.beacons));
+    section(&mut out, "Clocks of the peers against this one", &peer_clocks(&report.clock));
     section(&mut out, "Members", &members(report));
     out
+}
+
+/// What whoever was woken by an alarm wants to know first: is anything wrong, and where.
+fn headline(report: &NodeReport) -> String {
+    let mut lines = Vec::new();
+    if let Some((diagnosis, hosts)) = &report.diagnosis {
+        let members = report.members.len();
+        lines.push(format!("{} (told by {hosts} of {members} nodes)", printable(&diagnosis.sentence)));
+        lines.extend(diagnosis.evidence.iter().map(|line| format!("  {}", printable(line))));
+    }
+    lines.extend(absent(report));
+    if report.clock.bound_ns.is_none() {
+        lines.push(
+            "this host's clock is not synchronised: one-way times from and to here are not to be relied on"
+                .into(),
+        );
+    }
+    if report.accounting.rcvbuf_dropped > 0 {
+        lines.push(format!(
+            "{} datagrams were dropped at this node's full receive buffer since it started",
+            report.accounting.rcvbuf_dropped
+        ));
+    }
+    lines.into_iter().fold(String::new(), |text, line| text + &line + "\n") + "\n"
+}
+
+/// Who ought to be there and is not.
+pub(super) fn absent(report: &NodeReport) -> Option<String> {
+    let unreachable = MemberStatus::Unreachable.name();
+    let gone: Vec<&str> =
+        report.members.iter().filter(|m| m.status == unreachable).map(|m| m.id.as_str()).collect();
+    let names: Vec<String> = gone.iter().take(8).map(|id| printable(id)).collect();
+    let others = if gone.len() > names.len() { " and others" } else { "" };
+    (!gone.is_empty()).then(|| {
+        format!(
+            "unreachable: {}{others} ({} of {} nodes)",
+            names.join(", "),
+            gone.len(),
+            report.members.len()
+        )
+    })
 }
 
 fn section(out: &mut String, title: &str, table: &Table) {
@@ -84,40 +141,67 @@ fn head(report: &NodeReport) -> String {
     format!("{} at {}, kernel {}", printable(&report.id), report.address, report.kernel)
 }
 
-fn clock(clock: &ClockReport) -> String {
-    use probe_user::clock::{ClockSource, ClockState};
-    let span = Span::from_nanos;
-    let source = match clock.source {
-        ClockSource::Chrony => "chronyd",
-        ClockSource::Adjtimex => "the kernel (adjtimex)",
+fn verdicts(report: &NodeReport) -> Table {
+    let header = ["path", "verdict", "confidence", "excess", "journeys", "since", "evidence"];
+    let mut table = Table::new(&header).right(&[3, 4]).most(MOST_ROWS);
+    // What is wrong first, the worst before the rest.
+    let rank = |cause: Cause| match cause {
+        Cause::ClockUncertain => 1,
+        Cause::Unknown => 2,
+        Cause::Ok => 3,
+        _ => 0,
     };
-    let state = match clock.state {
-        ClockState::Synchronised => "synchronised",
-        ClockState::FreeRunning => "free-running",
-        ClockState::Unsynchronised => "NOT SYNCHRONISED",
-    };
-    let mut text = if let Some(bound) = clock.bound_ns {
-        let direction = if clock.offset_ns < 0 { "slow" } else { "fast" };
-        format!(
-            "{state}, {} {direction} +- {}, according to {source} {} ago",
-            span(clock.offset_ns).abs(),
-            span(bound),
-            span(clock.age_ns)
-        )
-    } else {
-        format!("{state}, offset unknown, according to {source}")
-    };
-    if clock.epoch > 0 {
-        text += &format!("; stepped {} times", clock.epoch);
+    let mut verdicts: Vec<_> = report.verdicts.iter().collect();
+    verdicts.sort_by_key(|verdict| (rank(verdict.cause), Reverse(verdict.effect_ns)));
+    for verdict in verdicts {
+        let also = verdict.also.map(|also| format!(" and {}", also.name())).unwrap_or_default();
+        table.row([
+            format!("{} > {}", printable(&verdict.from), printable(&verdict.to)),
+            format!("{}{also}", verdict.cause.name()),
+            verdict.confidence.name().to_owned(),
+            if verdict.cause.is_trouble() {
+                Span::from_nanos(verdict.effect_ns).to_string()
+            } else {
+                "-".into()
+            },
+            verdict.samples.to_string(),
+            Span::from_nanos(verdict.for_ns).to_string(),
+            printable(&verdict.evidence),
+        ]);
     }
-    if let Some(note) = &clock.note {
-        text += &format!("; {note}");
+    table
+}
+
+fn peer_clocks(clock: &ClockReport) -> Table {
+    let header = ["peer", "clock", "+-", "by", "drift", "least round trip", "packets"];
+    let mut table = Table::new(&header).most(MOST_ROWS);
+    let span = |ns| Span::from_nanos(ns).to_string();
+    let unknown = || "-".to_owned();
+    for peer in &clock.peers {
+        let by = match peer.correction {
+            Correction::Ntp => "ntp",
+            Correction::Fused => "ntp and packets",
+            Correction::PeerOnly if peer.disagreement_ns.is_some() => "CONTRADICTION",
+            Correction::PeerOnly => "packets only: asymmetry is not seen",
+            Correction::None => "nothing",
+        };
+        let drift = peer.drift_ppm.zip(peer.drift_bound_ppm);
+        table.row([
+            printable(&peer.peer),
+            span(peer.delta_ns),
+            peer.bound_ns.map_or_else(unknown, span),
+            by.to_owned(),
+            drift.map_or_else(unknown, |(ppm, bound)| format!("{ppm:.2} +- {bound:.2} ppm")),
+            peer.min_round_trip_ns.map_or_else(unknown, span),
+            peer.samples.to_string(),
+        ]);
     }
-    text
+    table
 }
 
 fn stamps(report: &NodeReport) -> String {
     let mut text = match report.tier {
+        Some(2) => "tier 2: eBPF socket filter, and hooks on the way out".to_owned(),
         Some(1) => "tier 1: eBPF socket filter".to_owned(),
         Some(tier) => format!("tier {tier}: SO_TIMESTAMPING"),
         None => "none from the kernel".to_owned(),
@@ -130,9 +214,34 @@ fn stamps(report: &NodeReport) -> String {
 
 fn accounting(a: &AccountingReport) -> String {
     format!(
-        "{} seen = {} matched + {} unmatched + {} late + {} ring full + {} pending; {} without event; {} dropped at the full receive buffer",
-        a.seen, a.matched, a.unmatched, a.late, a.ring_failed, a.pending, a.without_event, a.rcvbuf_dropped
+        "{} seen = {} matched + {} unmatched + {} late + {} ring full + {} dropped + {} pending; {} without event",
+        a.seen, a.matched, a.unmatched, a.late, a.ring_failed, a.dropped, a.pending, a.without_event
     )
+}
+
+/// What this host's kernel dropped at the socket, and what was lost on the paths to here.
+fn drops(report: &NodeReport) -> String {
+    let list = |reasons: &BTreeMap<String, u64>| {
+        reasons.iter().map(|(reason, n)| format!("{n} {reason}")).collect::<Vec<_>>().join(", ")
+    };
+    let mut text = format!("{} at the socket", report.accounting.rcvbuf_dropped);
+    if !report.drops.by_reason.is_empty() {
+        text += &format!(" ({})", list(&report.drops.by_reason));
+    }
+    let mut here: BTreeMap<String, u64> = BTreeMap::new();
+    for (reason, n) in report.paths.iter().flat_map(|path| &path.lost_here) {
+        *here.entry(reason.clone()).or_default() += n;
+    }
+    let outside: u64 = report.paths.iter().map(|path| path.lost_outside).sum();
+    text += &format!("; peers' packets lost: {} here", here.values().sum::<u64>());
+    if !here.is_empty() {
+        text += &format!(" ({})", list(&here));
+    }
+    text += &format!(", {outside} outside");
+    if let Some(note) = &report.drops.note {
+        text += &format!(" [{note}]");
+    }
+    text
 }
 
 fn paths(report: &NodeReport) -> Table {
@@ -150,8 +259,14 @@ fn paths(report: &NodeReport) -> Table {
     }
     header.push("NETWORK FROM".into());
     let right: Vec<usize> = (1..header.len() - 1).collect();
-    let mut table = Table::new(&header).right(&right);
-    for path in &report.paths {
+    let mut table = Table::new(&header).right(&right).most(MOST_ROWS);
+    let mut paths: Vec<_> = report.paths.iter().collect();
+    if paths.len() > MOST_ROWS {
+        // Those that somebody may be looking for: the ones that lose, then the slowest.
+        let slowest = |path: &PathReport| path.segments.values().map(|segment| segment.p99_ns).max();
+        paths.sort_by_key(|path| Reverse((path.lost, slowest(path))));
+    }
+    for path in paths {
         let mut row = vec![path.from.clone(), path.packets.to_string(), path.lost.to_string()];
         for segment in &shown {
             let found = path.segments.get(segment.name());
@@ -172,7 +287,7 @@ fn bound(ns: Option<i64>) -> String {
 
 fn entries(reports: &[EntryReport]) -> Table {
     let header = ["FROM", "COUNT", "TOTAL", "+-", "NETWORK", "APPLICATION"];
-    let mut table = Table::new(&header).right(&[1, 2, 3, 4, 5]);
+    let mut table = Table::new(&header).right(&[1, 2, 3, 4, 5]).most(MOST_ROWS);
     let of = |q: &QuantileReport| pair(q.p50_ns, q.p99_ns);
     for entry in reports {
         table.row([
@@ -189,8 +304,12 @@ fn entries(reports: &[EntryReport]) -> Table {
 
 fn members(report: &NodeReport) -> Table {
     let header = ["ID", "ADDRESS", "STATUS", "PROTOCOL", "ROUND TRIP", "VERSION", "ENTRIES"];
-    let mut table = Table::new(&header).right(&[4, 5, 6]);
-    for member in &report.members {
+    let mut table = Table::new(&header).right(&[4, 5, 6]).most(MOST_ROWS);
+    let mut members: Vec<_> = report.members.iter().collect();
+    if members.len() > MOST_ROWS {
+        members.sort_by_key(|member| member.status == MemberStatus::Alive.name());
+    }
+    for member in members {
         table.row([
             member.id.clone(),
             member.address.clone(),
@@ -209,102 +328,4 @@ fn pair(p50: i64, p99: i64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::report::{GossipReport, MemberReport, PathReport, ProbeReport};
-    use probe_user::clock::{ClockSource, ClockState};
-    use std::collections::BTreeMap;
-
-    fn report() -> NodeReport {
-        let segment = |p50_ns| QuantileReport {
-            count: 9,
-            p50_ns,
-            p95_ns: 2 * p50_ns,
-            p99_ns: 3 * p50_ns,
-            bound_ns: Some(5_000),
-            negative: 0,
-        };
-        NodeReport {
-            id: "b".into(),
-            address: "10.0.0.2:7176".into(),
-            kernel: "6.18.0".into(),
-            tier: Some(1),
-            tier_reason: None,
-            clock: ClockReport {
-                source: ClockSource::Chrony,
-                state: ClockState::Synchronised,
-                offset_ns: -50_000_000,
-                bound_ns: Some(1_000_000),
-                age_ns: 300_000_000,
-                epoch: 0,
-                note: None,
-            },
-            accounting: AccountingReport { seen: 9, matched: 9, ..AccountingReport::default() },
-            probe: ProbeReport { run_cnt: 9, ns_per_packet: 217.6 },
-            paths: vec![PathReport {
-                from: "a\u{1b}c".into(),
-                to: "b".into(),
-                packets: 9,
-                lost: 1,
-                network_from: "app_tx, ntp".into(),
-                segments: BTreeMap::from([
-                    ("network".into(), segment(70_000)),
-                    ("handling".into(), segment(900)),
-                ]),
-            }],
-            entries: Vec::new(),
-            beacons: Vec::new(),
-            members: vec![MemberReport {
-                id: "b".into(),
-                address: "10.0.0.2:7176".into(),
-                version: 4,
-                entries: 2,
-                protocol: "v1".into(),
-                status: "alive".into(),
-                round_trip_ns: Some(250_000),
-            }],
-            gossip: GossipReport {
-                local_health: 2,
-                events: BTreeMap::from([("duplicates".into(), 5)]),
-                inbound_failed: BTreeMap::from([("slow".into(), 4)]),
-                ..GossipReport::default()
-            },
-            rejected: BTreeMap::from([("truncated".into(), 3), ("trailing".into(), 0)]),
-            not_samples: BTreeMap::new(),
-        }
-    }
-
-    #[test]
-    fn a_reader_finds_clock_accounting_paths_and_members() {
-        let text = render(&report());
-        for expected in [
-            "node      b at 10.0.0.2:7176, kernel 6.18.0\n",
-            "synchronised, 50.00 ms slow +- 1.00 ms, according to chronyd 300.00 ms ago\n",
-            "9 seen = 9 matched + 0 unmatched + 0 late + 0 ring full + 0 pending",
-            "218 ns per packet over 9 runs",
-            "refused   truncated 3\n",
-            "TCP from  slow 4\n",
-            "health    doubts itself (2 of 8)",
-            "b   10.0.0.2:7176  alive   v1          250.0 us        4        2\n",
-            "FROM      PACKETS  LOST             NETWORK      +-         HANDLING  NETWORK FROM\n",
-            "a\\u{1b}c        9     1  70.0 us / 210.0 us  5.0 us  900 ns / 2.7 us  app_tx, ntp\n",
-            "users, from their creation to here, p50 / p99\n  none yet\n",
-        ] {
-            assert!(text.contains(expected), "{expected:?} is not in:\n{text}");
-        }
-        assert!(!text.contains('\u{1b}') && !text.contains("INGRESS"), "{text}");
-    }
-
-    #[test]
-    fn an_unknown_offset_is_not_shown_as_a_number() {
-        let mut report = report();
-        report.clock.bound_ns = None;
-        report.clock.state = ClockState::Unsynchronised;
-        report.clock.note = Some("chronyd does not answer at 127.0.0.1:323".into());
-        let text = render(&report);
-        assert!(
-            text.contains("NOT SYNCHRONISED, offset unknown, according to chronyd; chronyd does not answer"),
-            "{text}"
-        );
-    }
-}
+mod tests;

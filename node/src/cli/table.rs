@@ -8,13 +8,14 @@ pub(super) struct Table {
     header: Vec<String>,
     right: Vec<bool>,
     rows: Vec<Vec<String>>,
+    most: usize,
 }
 
 impl Table {
     /// A table without rows.
     pub(super) fn new<S: AsRef<str>>(header: &[S]) -> Self {
         let header: Vec<String> = header.iter().map(|h| h.as_ref().to_owned()).collect();
-        Self { right: vec![false; header.len()], header, rows: Vec::new() }
+        Self { right: vec![false; header.len()], header, rows: Vec::new(), most: usize::MAX }
     }
 
     /// Aligns these columns to the right.
@@ -24,6 +25,12 @@ impl Table {
                 *right = true;
             }
         }
+        self
+    }
+
+    /// Shows no more than the first `most` rows, and how many others there are.
+    pub(super) fn most(mut self, most: usize) -> Self {
+        self.most = most;
         self
     }
 
@@ -51,7 +58,7 @@ pub(super) fn printable(text: &str) -> String {
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let all = || std::iter::once(&self.header).chain(&self.rows);
+        let all = || std::iter::once(&self.header).chain(self.rows.iter().take(self.most));
         let width = |i: usize| all().filter_map(|r| r.get(i)).map(|c| c.chars().count()).max().unwrap_or(0);
         let widths: Vec<usize> = (0..self.header.len()).map(width).collect();
         for row in all() {
@@ -66,6 +73,9 @@ impl fmt::Display for Table {
                 };
             }
             writeln!(f, "{}", line.trim_end())?;
+        }
+        if let Some(others @ 1..) = self.rows.len().checked_sub(self.most) {
+            writeln!(f, "and {others} more (--json has all)")?;
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use probe_user::clock::spec::SourceSpec;
 use serde::Deserialize;
 
 use super::ConfigError;
@@ -17,6 +18,9 @@ pub enum ProbeMode {
     Auto,
     /// Tier 1, the eBPF socket filter; not permitted is an error.
     Ebpf,
+    /// Tier 2: as auto, with eBPF hooks for the packets' way out, which run for packets of the whole host. Where they
+    /// are not possible, status says why.
+    Hooks,
     /// Tier 0, `SO_TIMESTAMPING`; needs no privilege.
     Timestamping,
     /// No kernel stamps: only what the application itself sees.
@@ -77,6 +81,16 @@ pub struct Settings {
     /// Largest UDP payload sent, 1000..=65507 bytes. Recommended: 1400, which is also what Piko reads.
     #[arg(skip)]
     pub max_packet_bytes: Option<usize>,
+    /// Differentiated services code point of the gossip packets, 0..=63 (46 is EF, 10 is AF11): the one that the user's
+    /// traffic has, so that gossip takes the same queues. Sets the send priority of the host's own queues, too [default:
+    /// the system's, which is 0]
+    #[arg(long, value_name = "N")]
+    pub dscp: Option<u8>,
+    /// Fill every gossip packet between members that speak v1 up to so many bytes of UDP payload, at most
+    /// max_packet_bytes: the size that the user's packets have. What answers a stranger and what goes to v0 nodes stays
+    /// as it is. Costs the bandwidth [default: 0, no filling]
+    #[arg(long, value_name = "BYTES")]
+    pub pad_packet_bytes: Option<usize>,
     /// Seconds between this node's beacon entries, 1..=3600. Recommended: 5.
     #[arg(skip)]
     pub beacon_interval_s: Option<u64>,
@@ -95,12 +109,22 @@ pub struct Settings {
     /// Size of the probe's ring in bytes, a power of two and a multiple of the page size [default: 262144]
     #[arg(long, value_name = "N")]
     pub ring_bytes: Option<u32>,
-    /// Where chronyd answers queries [default: 127.0.0.1:323]
+    /// Who tells how wrong the clock is, the best first; the others are compared with the one in use: chrony,
+    /// chrony:IP:PORT, chrony:/PATH, clockbound, clockbound:/PATH, ntpd-rs, ntpd-rs:/PATH, ntpd:IP:PORT, sntp:HOST:PORT,
+    /// adjtimex. Smearing servers must not be mixed with others [default: chrony, clockbound and ntpd-rs if their files
+    /// exist, adjtimex]
+    #[arg(long = "clock-source", value_name = "SOURCE")]
+    pub clock_sources: Option<Vec<SourceSpec>>,
+    /// Where chronyd answers queries: short for --clock-source chrony:IP:PORT [default: 127.0.0.1:323]
     #[arg(long, value_name = "IP:PORT")]
     pub chrony: Option<SocketAddr>,
     /// Let the kernel count the probe's run time; costs about 20 ns per run of every eBPF program of the host
     #[arg(long, num_args = 0, default_missing_value = "true")]
     pub probe_stats: Option<bool>,
+    /// Have the kernel stamp the node's own packets on their way out, so that its kernel and its own link's queue can be
+    /// told from the network. Default true; costs a system call per batch of packets sent
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    pub tx_stamps: Option<bool>,
     /// Length of the window of the latency gauges in seconds, 1..=3600. Recommended: the scrape interval.
     #[arg(skip)]
     pub reporting_window_s: Option<u64>,
@@ -118,6 +142,14 @@ pub struct Settings {
     #[arg(long, value_name = "N", hide = true, allow_negative_numbers = true)]
     #[serde(skip)]
     pub inject_clock_drift_ppb: Option<i64>,
+    /// Test aid: and that it is stepped by so many nanoseconds, positive = forward
+    #[arg(long, value_name = "N", hide = true, allow_negative_numbers = true)]
+    #[serde(skip)]
+    pub inject_clock_step_ns: Option<i64>,
+    /// Test aid: when CLOCK_MONOTONIC shows this, in nanoseconds
+    #[arg(long, value_name = "N", hide = true)]
+    #[serde(skip)]
+    pub inject_clock_step_at_ns: Option<i64>,
     /// Test aid: read the kernel's BTF from here
     #[arg(long, value_name = "FILE", hide = true)]
     #[serde(skip)]
@@ -161,18 +193,24 @@ impl Settings {
             interval_ms: self.interval_ms.or(other.interval_ms),
             fanout: self.fanout.or(other.fanout),
             max_packet_bytes: self.max_packet_bytes.or(other.max_packet_bytes),
+            dscp: self.dscp.or(other.dscp),
+            pad_packet_bytes: self.pad_packet_bytes.or(other.pad_packet_bytes),
             beacon_interval_s: self.beacon_interval_s.or(other.beacon_interval_s),
             metrics_bind: self.metrics_bind.or(other.metrics_bind),
             control: self.control.or(other.control),
             probe: self.probe.or(other.probe),
             ring_bytes: self.ring_bytes.or(other.ring_bytes),
+            clock_sources: self.clock_sources.or(other.clock_sources),
             chrony: self.chrony.or(other.chrony),
             probe_stats: self.probe_stats.or(other.probe_stats),
+            tx_stamps: self.tx_stamps.or(other.tx_stamps),
             reporting_window_s: self.reporting_window_s.or(other.reporting_window_s),
             record: self.record.or(other.record),
             final_report: self.final_report.or(other.final_report),
             inject_clock_error_ns: self.inject_clock_error_ns.or(other.inject_clock_error_ns),
             inject_clock_drift_ppb: self.inject_clock_drift_ppb.or(other.inject_clock_drift_ppb),
+            inject_clock_step_ns: self.inject_clock_step_ns.or(other.inject_clock_step_ns),
+            inject_clock_step_at_ns: self.inject_clock_step_at_ns.or(other.inject_clock_step_at_ns),
             btf: self.btf.or(other.btf),
             slow_handler_us: self.slow_handler_us.or(other.slow_handler_us),
             rcvbuf_bytes: self.rcvbuf_bytes.or(other.rcvbuf_bytes),

@@ -10,6 +10,7 @@
 //! {"cmd":"get","key":"k"}                   -> {"ok":true,"held":[{"node":"a","value":"v","version":7}]}
 //! {"cmd":"watch"}                           -> {"ok":true}, then a line per change, until the client closes
 //!                                              or says more; {"internal":true} adds the protocol's own keys
+//! {"cmd":"slow_handler","us":5000}         -> {"ok":true}; the setting of this name, while the node runs: for the lab
 //! anything that fails                       -> {"ok":false,"error":"one sentence"}
 //! ```
 //!
@@ -21,6 +22,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::{Receiver, error::SendError};
@@ -71,6 +73,13 @@ pub enum Request {
         key: String,
         /// For those that hold it.
         reply: oneshot::Sender<Vec<Held>>,
+    },
+    /// From now on so much time is lost on every datagram (`slow_handler_us`).
+    SlowHandler {
+        /// How much.
+        time: Duration,
+        /// When it is so.
+        reply: oneshot::Sender<()>,
     },
     /// Every change from now on; answers with the watch, or why there can't be one.
     Watch {
@@ -167,6 +176,9 @@ pub enum Line {
     Watch {
         #[serde(default)]
         internal: bool,
+    },
+    SlowHandler {
+        us: u32,
     },
 }
 

@@ -103,6 +103,13 @@ async fn answer(request: Line, requests: &Requests) -> Answer {
                 Err(why) => Answer::failed(why),
             };
         }
+        Line::SlowHandler { us } => {
+            let time = Duration::from_micros(us.into());
+            return match ask(requests, |reply| Request::SlowHandler { time, reply }).await {
+                Ok(()) => Answer { ok: true, ..Answer::default() },
+                Err(why) => Answer::failed(why),
+            };
+        }
         Line::Status | Line::Watch { .. } => return Answer::failed("not answered with one line"),
     };
     match version.and_then(|version| version) {
@@ -208,6 +215,7 @@ mod tests {
                     let _ = reply.send(if key == "k" { vec![held] } else { Vec::new() });
                 }
                 Request::Status(reply) => drop(reply),
+                Request::SlowHandler { reply, .. } => drop(reply),
                 Request::Watch { internal, reply } => {
                     let mut watchers = Watchers::default();
                     let _ = reply.send(watchers.watch(internal));

@@ -18,6 +18,7 @@ pub fn examine(facts: &Facts) -> Diagnosis {
     let checks = [
         Some(kernel(facts)),
         Some(btf(facts)),
+        Some(drops(facts)),
         Some(privileges(facts)),
         Some(lockdown(facts)),
         Some(time_namespace(facts)),
@@ -65,6 +66,23 @@ fn btf(facts: &Facts) -> Check {
         Err(why) => {
             check("btf", State::Warn, why, Some("run a kernel with CONFIG_DEBUG_INFO_BTF=y and mount /sys"))
         }
+    }
+}
+
+fn drops(facts: &Facts) -> Check {
+    match &facts.drops {
+        Ok((tracepoint, None)) => {
+            check("drops", State::Ok, format!("by reason and datagram, from {tracepoint}"), None)
+        }
+        Ok((_, Some(lacking))) => {
+            check("drops", State::Warn, lacking, Some("Linux 6.11 and newer tell the reason of every drop"))
+        }
+        Err(why) => check(
+            "drops",
+            State::Warn,
+            format!("known by the socket's own count only: {why}"),
+            Some("grant what tier 1 needs; without it drops are counted, but not their reasons"),
+        ),
     }
 }
 
@@ -153,6 +171,13 @@ fn tiers(facts: &Facts) -> Vec<Tier> {
     let limit = facts.tier_1.as_ref().ok().and_then(Clone::clone);
     vec![
         Tier {
+            tier: 2,
+            name: "eBPF hooks on the way out (--probe hooks)",
+            available: facts.tier_2.is_ok(),
+            reason: facts.tier_2.clone().err(),
+            cost: "never taken unasked: the hooks run for every packet that the host sends, a fraction of a microsecond each; own packets are told by their socket, so on a pod's network, behind a veth, run it with the host's network",
+        },
+        Tier {
             tier: 1,
             name: "eBPF socket filter",
             available: facts.tier_1.is_ok(),
@@ -187,6 +212,8 @@ mod tests {
             lockdown: Some("[none] integrity confidentiality".into()),
             timens_offsets: Some("monotonic           0         0\nboottime            0         0".into()),
             tier_1: Ok(None),
+            drops: Ok(("kfree_skb", None)),
+            tier_2: Ok(()),
             tier_0: Ok(()),
             clock: Clock { state: ClockState::Synchronised, found: "synchronised".into(), note: None },
             node: None,
@@ -195,6 +222,10 @@ mod tests {
     fn states(facts: &Facts) -> Vec<(&'static str, State)> {
         let found = examine(facts);
         found.checks.iter().filter(|c| c.state != State::Ok).map(|c| (c.name, c.state)).collect()
+    }
+
+    fn named<'a>(found: &'a Diagnosis, name: &str) -> &'a Check {
+        found.checks.iter().find(|check| check.name == name).unwrap()
     }
 
     #[test]
@@ -214,10 +245,10 @@ mod tests {
         let found = examine(&facts);
         assert_eq!((found.ready, found.tier), (false, Some(0)));
         assert_eq!(states(&facts), [("privileges", State::Fail)]);
-        let privileges = &found.checks[2];
+        let privileges = named(&found, "privileges");
         assert_eq!(privileges.found, "CAP_NET_ADMIN, CAP_PERFMON, CAP_BPF missing");
         assert!(privileges.todo.as_ref().unwrap().contains("setcap"));
-        assert_eq!(found.tiers[0].reason.as_deref(), Some("the kernel does not permit it"));
+        assert_eq!(found.tiers[1].reason.as_deref(), Some("the kernel does not permit it"));
     }
 
     #[test]
@@ -229,17 +260,18 @@ mod tests {
             lockdown: Some("none integrity [confidentiality]".into()),
             timens_offsets: Some("monotonic  86400  0\nboottime  0  0".into()),
             tier_1: Err("no".into()),
+            drops: Err("no".into()),
             tier_0: Err("no".into()),
             clock: Clock { state: ClockState::Unsynchronised, found: "not synchronised".into(), note: None },
             ..good()
         };
         let found = examine(&facts);
         assert_eq!((found.ready, found.tier), (false, None));
-        assert_eq!(found.checks.len(), 6);
+        assert_eq!(found.checks.len(), 7);
         for check in &found.checks {
             assert!(check.state != State::Ok && check.todo.is_some(), "{check:?}");
         }
-        assert!(found.checks[4].found.contains("monotonic 86400 0"));
+        assert!(named(&found, "time namespace").found.contains("monotonic 86400 0"));
     }
 
     #[test]
@@ -256,6 +288,6 @@ mod tests {
         facts.clock.note = Some("chronyd lost its upstream".into());
         let found = examine(&facts);
         assert!(!found.ready && found.tier == Some(1));
-        assert_eq!(found.checks[5].todo.as_deref(), Some("chronyd lost its upstream"));
+        assert_eq!(named(&found, "clock").todo.as_deref(), Some("chronyd lost its upstream"));
     }
 }

@@ -2,18 +2,22 @@
 
 use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, UdpSocket};
 use std::path::PathBuf;
 
 use probe_user::btf::Btf;
 use probe_user::clock::ClockState;
 use probe_user::clock::mapping::mono_now;
 use probe_user::clock::reader::ClockReader;
+use probe_user::clock::spec::SourceSpec;
+use probe_user::drops::{self, Drops};
+use probe_user::hooks::Hooks;
 use probe_user::load::{Options, Probe};
 use probe_user::timestamping::enable_receive_stamps;
 
 use super::privileges::Capabilities;
 use crate::control::client;
+use crate::report::sentence;
 
 /// What was seen of the host.
 #[derive(Clone, Debug)]
@@ -32,6 +36,10 @@ pub struct Facts {
     /// Outcome of loading the probe and attaching it to a socket: whether the filter can read T4 itself, with
     /// the reason if not.
     pub(super) tier_1: Result<Option<String>, String>,
+    /// Outcome of asking the kernel for the drops at a socket: by which tracepoint, and what that lacks.
+    pub(super) drops: Result<(&'static str, Option<String>), String>,
+    /// Outcome of attaching the hooks of tier 2 for a socket that sends nothing.
+    pub(super) tier_2: Result<(), String>,
     /// Outcome of asking a socket for receive stamps.
     pub(super) tier_0: Result<(), String>,
     pub(super) clock: Clock,
@@ -49,8 +57,8 @@ pub(super) struct Clock {
 }
 
 impl Facts {
-    /// Looks. Takes as long as chronyd takes to answer, a fraction of a second at most.
-    pub fn gather(chrony: SocketAddr, control: Option<PathBuf>) -> Self {
+    /// Looks. Takes as long as the clock's sources take to answer, a fraction of a second each at most.
+    pub fn gather(sources: &[SourceSpec], control: Option<PathBuf>) -> Self {
         Self {
             kernel: read("/proc/sys/kernel/osrelease").unwrap_or_else(|| "unknown".into()),
             btf: Btf::from_kernel()
@@ -61,8 +69,10 @@ impl Facts {
             lockdown: read("/sys/kernel/security/lockdown"),
             timens_offsets: read("/proc/self/timens_offsets"),
             tier_1: try_tier_1(),
+            drops: try_drops(),
+            tier_2: try_tier_2(),
             tier_0: scratch_socket().and_then(enable_receive_stamps).map_err(|e| e.to_string()),
-            clock: ask_clock(chrony),
+            clock: ask_clock(sources),
             node: control.and_then(ask_node),
         }
     }
@@ -83,14 +93,20 @@ fn try_tier_1() -> Result<Option<String>, String> {
     Ok(probe.no_tstamp().map(ToString::to_string))
 }
 
-fn ask_clock(chrony: SocketAddr) -> Clock {
-    let reading = ClockReader::new(chrony).read();
-    let offset = reading.offset.at(mono_now());
-    let found = match reading.offset.state {
-        ClockState::Unsynchronised => "not synchronised".to_owned(),
-        ClockState::Synchronised => format!("synchronised, offset {offset} (by {:?})", reading.offset.source),
-        ClockState::FreeRunning => format!("free-running, offset {offset} (by {:?})", reading.offset.source),
-    };
+fn try_drops() -> Result<(&'static str, Option<String>), String> {
+    let socket = scratch_socket().map_err(|e| format!("cannot open a UDP socket: {e}"))?;
+    let drops = Drops::attach(&socket, &drops::Options::default()).map_err(|e| e.to_string())?;
+    Ok((drops.hook().tracepoint(), drops.lacking().map(str::to_owned)))
+}
+
+fn try_tier_2() -> Result<(), String> {
+    let socket = scratch_socket().map_err(|e| format!("cannot open a UDP socket: {e}"))?;
+    Hooks::attach(&socket, &Options::default().btf).map(drop).map_err(|e| e.to_string())
+}
+
+fn ask_clock(sources: &[SourceSpec]) -> Clock {
+    let reading = ClockReader::of(sources).read();
+    let found = sentence::of_offset(&reading.offset, mono_now());
     Clock { state: reading.offset.state, found, note: reading.note }
 }
 
@@ -100,7 +116,13 @@ fn ask_node(control: PathBuf) -> Option<(PathBuf, Result<String, String>)> {
         Err(error) => Some((control, Err(error.to_string()))),
         Ok(report) => {
             let tier = report.tier.map_or("no kernel stamps".to_owned(), |t| format!("tier {t}"));
-            Some((control, Ok(format!("{} at {}, {tier}", report.id, report.address))))
+            let told = format!(
+                "{} at {}, {tier}, with its clock {}",
+                report.id,
+                report.address,
+                report.clock.sentence()
+            );
+            Some((control, Ok(told)))
         }
     }
 }

@@ -11,24 +11,35 @@ use std::time::Duration;
 use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 
 use crate::health::Health;
+use crate::journey::{Judges, Way};
 use crate::report::{AccountingReport, ClockReport};
 use crate::stats::EntryKind;
 use probe_ebpf::time::Span;
+use probe_user::analysis::verdict::Loss;
+use probe_user::hooks::HookCost;
 
 mod clock;
 mod entries;
 mod gossip;
+mod hooks;
+mod losses;
+mod paths;
 mod reasons;
 mod segments;
 mod streams;
+mod verdicts;
 
 pub use entries::EntryMetrics;
 pub use gossip::{GossipMetrics, GossipTotals};
+pub use losses::LossMetrics;
 pub use reasons::Reasons;
 pub use segments::SegmentMetrics;
 pub use streams::StreamMetrics;
 
 use clock::ClockMetrics;
+use hooks::HookMetrics;
+use paths::PathMetrics;
+use verdicts::VerdictMetrics;
 
 /// Content type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -57,6 +68,8 @@ pub struct Metrics {
     pub streams: StreamMetrics,
     /// What the protocol did, and whom it knows.
     pub gossip: GossipMetrics,
+    /// Losses by place and reason.
+    pub losses: LossMetrics,
     segments: segments::Families,
     rejected: Reasons,
     not_samples: Reasons,
@@ -66,9 +79,12 @@ pub struct Metrics {
     rcvbuf_dropped: IntCounter,
     probe_runs: IntCounter,
     probe_run_seconds: prometheus::Counter,
+    hooks: HookMetrics,
     tier: IntGauge,
     members: IntGauge,
     clock: ClockMetrics,
+    verdicts: VerdictMetrics,
+    paths: PathMetrics,
 }
 
 #[derive(Debug)]
@@ -78,6 +94,7 @@ struct Outcomes {
     unmatched: IntCounter,
     late: IntCounter,
     ring_failed: IntCounter,
+    dropped: IntCounter,
     without_event: IntCounter,
 }
 
@@ -88,10 +105,16 @@ pub struct Published<'a> {
     pub tier: Option<u8>,
     /// The local clock.
     pub clock: &'a ClockReport,
+    /// The verdicts on paths.
+    pub verdicts: &'a Judges,
     /// Accounting of the probe's events.
     pub accounting: &'a AccountingReport,
+    /// What was lost on all paths to here.
+    pub losses: &'a Loss,
     /// Probe runs that the kernel counted, and the time they took.
     pub probe_cost: (u64, Duration),
+    /// The same of each hook of tier 2.
+    pub hook_costs: &'a [HookCost],
     /// Median entry totals of the last complete window, in the order of [`EntryKind::ALL`].
     pub medians: [Option<Span>; EntryKind::ALL.len()],
     /// Packets lost on all paths that end here.
@@ -119,7 +142,7 @@ impl Metrics {
         let events = counters(
             r,
             "pikoscope_probe_events_total",
-            "Datagrams seen by the eBPF socket filter, by what became of their events: seen = matched + unmatched + late + ring_failed (+ pending). without_event counts datagrams received without an event.",
+            "Datagrams seen by the eBPF socket filter, by what became of their events: seen = matched + unmatched + late + ring_failed + dropped (+ pending). without_event counts datagrams received without an event.",
             "outcome",
         )?;
         let event = |outcome: &str| events.with_label_values(&[outcome]);
@@ -168,6 +191,7 @@ impl Metrics {
             beacons: EntryMetrics::beacons(r, &latency)?,
             streams: StreamMetrics::new(r)?,
             gossip: GossipMetrics::new(r)?,
+            losses: LossMetrics::new(r)?,
             segments: segments::Families::new(r)?,
             rejected: Reasons::new(
                 r,
@@ -197,6 +221,7 @@ impl Metrics {
                 unmatched: event("unmatched"),
                 late: event("late"),
                 ring_failed: event("ring_failed"),
+                dropped: event("dropped"),
                 without_event: event("without_event"),
             },
             rcvbuf_dropped: counter(
@@ -216,12 +241,15 @@ impl Metrics {
                     "Time the kernel spent in the socket filter; zero without --probe-stats.",
                 )?,
             )?,
+            hooks: HookMetrics::new(r)?,
             tier,
             members: register(
                 r,
                 IntGauge::new("pikoscope_members", "Cluster members known, this node included.")?,
             )?,
             clock: ClockMetrics::new(r)?,
+            verdicts: VerdictMetrics::new(r)?,
+            paths: PathMetrics::new(r)?,
             registry,
         })
     }
@@ -248,6 +276,12 @@ impl Metrics {
         self.tier.set(now.tier.map_or(-1, i64::from));
         self.members.set(i64::try_from(now.members).unwrap_or(i64::MAX));
         self.clock.set(now.clock);
+        self.losses.set(now.losses);
+        self.verdicts.set(now.verdicts.worst(), now.verdicts.verdicts().map(|(_, _, verdict)| verdict));
+        self.paths.set(now.verdicts.verdicts().map(|(peer, way, verdict)| {
+            let (own, peer) = (now.verdicts.own().as_str(), peer.as_str());
+            (if way == Way::Incoming { (peer, own) } else { (own, peer) }, verdict)
+        }));
         self.entries.set_median(now.medians[EntryKind::Entry as usize]);
         self.beacons.set_median(now.medians[EntryKind::Beacon as usize]);
         // A counter can't take back what was late after all: then it waits until the total has caught up.
@@ -257,6 +291,7 @@ impl Metrics {
             (&self.events.unmatched, a.unmatched),
             (&self.events.late, a.late),
             (&self.events.ring_failed, a.ring_failed),
+            (&self.events.dropped, a.dropped),
             (&self.events.without_event, a.without_event),
             (&self.rcvbuf_dropped, a.rcvbuf_dropped),
             (&self.lost, now.lost),
@@ -267,6 +302,7 @@ impl Metrics {
         }
         self.probe_run_seconds
             .inc_by((now.probe_cost.1.as_secs_f64() - self.probe_run_seconds.get()).max(0.0));
+        self.hooks.set(now.hook_costs);
     }
 
     /// Everything in the text format 0.0.4.

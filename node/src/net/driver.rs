@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use probe_ebpf::time::{MonoNs, Span};
 use probe_user::analysis::align::PeerClock;
+use probe_user::clock::ClockView;
 use probe_user::clock::mapping::{MappingReader, mono_now};
 use probe_user::clock::reader::{ClockReader, Reading};
-use probe_user::clock::{ClockOffset, ClockView};
+use probe_user::clock::watch::{Disturbances, StepWatch};
 use probe_user::load::Options;
 use probe_user::recv::RecvBatch;
 use rand::TryRngCore as _;
@@ -18,6 +19,7 @@ use crate::bell::Bell;
 use crate::config::{Config, Seed};
 use crate::control::Inbox;
 use crate::control::watch::Watchers;
+use crate::journey::{Journeys, Way};
 use crate::metrics::{GossipTotals, Metrics};
 use crate::proto::{self, Core, NodeId, Outbox, Protocol, Received};
 use crate::stats::Stats;
@@ -25,18 +27,23 @@ use crate::wire::v1;
 
 use super::NetError;
 use super::clock::ClockThread;
+use super::departing::Departing;
+use super::loads::Loads;
 use super::observe::Observer;
 use super::record::{Record, Recorder};
 use super::socket::GossipSocket;
 use super::stamping::Stamping;
 use super::stream::{Streams, resolve_seeds};
-use super::wait::wait;
+use super::wait::{Ready, wait};
 
+mod clocks;
+mod housekeep;
 mod publish;
 mod report;
 mod requests;
 mod streams;
 
+use clocks::tell;
 use publish::events;
 
 /// Datagrams taken by one `recvmmsg`.
@@ -58,10 +65,17 @@ pub(super) struct Driver {
     stamping: Stamping,
     batch: RecvBatch,
     observer: Observer,
+    journeys: Journeys,
+    tail: v1::Tail,
     watchers: Watchers,
     mapping: MappingReader,
+    disturbances: Disturbances,
+    /// Without it a step is seen when the mapping is next read.
+    step_watch: Option<StepWatch>,
     clock: ClockView,
     clock_note: Option<String>,
+    /// Contradictions between its sources so far.
+    disagreements: u64,
     /// Readings from before this are of another epoch.
     stepped_at: MonoNs,
     totals: GossipTotals,
@@ -69,6 +83,9 @@ pub(super) struct Driver {
     count_entries_at: MonoNs,
     readings: ClockThread,
     kernel: String,
+    loads: Loads,
+    /// Time lost on every datagram, to try what a slow process looks like.
+    slow_handler: Duration,
     sending: bool,
 }
 
@@ -84,18 +101,27 @@ impl Driver {
         if let Some(btf) = &config.btf {
             options.btf.clone_from(btf);
         }
-        let (socket, stamping, listener) =
-            GossipSocket::open(config.bind, config.rcvbuf_bytes, config.probe, &options)?;
+        let (socket, stamping, listener) = GossipSocket::open(
+            config.bind,
+            config.rcvbuf_bytes,
+            config.dscp,
+            config.probe,
+            config.tx_stamps,
+            &options,
+        )?;
         if let Some(reason) = stamping.reason() {
             tracing::warn!("{reason}");
         }
+        if let Some(note) = stamping.drops_note() {
+            tracing::info!("{note}");
+        }
         let os = |what| move |source| NetError::Os { what, source };
-        let mut readings =
-            ClockThread::start(ClockReader::new(config.chrony)).map_err(os("starting the clock thread"))?;
+        let mut readings = ClockThread::start(ClockReader::of(&config.clock_sources))
+            .map_err(os("starting the clock thread"))?;
         let mut mapping = MappingReader::new(config.inject_clock_error);
         let reading = readings.latest();
         tell(&reading);
-        let Reading { offset, note } = reading;
+        let Reading { offset, note, disagreements, .. } = reading;
         let (clock, now) = (ClockView { mapping: mapping.read(), offset }, mono_now());
         let mut random = rand::rngs::OsRng;
         let mut draw =
@@ -139,10 +165,17 @@ impl Driver {
             None => None,
         };
         let stats = Stats::new(&config.node_id, span(config.reporting_window), now);
-        let totals = metrics.gossip.totals(events(&core).map(|(part, event, _)| (part, event)));
+        let mut journeys = Journeys::new(core.id().clone());
+        if recorder.is_some() {
+            journeys.judges_mut().record();
+        }
+        let totals =
+            metrics.gossip.totals(events(&core, &journeys, None).map(|(part, event, _)| (part, event)));
         let slot = SLOT_MIN.max(config.max_packet_bytes);
         Ok(Self {
             observer: Observer::new(stats, metrics, stamping.tier(), recorder),
+            journeys,
+            tail: v1::Tail::default(),
             watchers: Watchers::default(),
             core,
             out: Outbox::default(),
@@ -151,8 +184,11 @@ impl Driver {
             stamping,
             batch: RecvBatch::new(BATCH, slot),
             mapping,
+            disturbances: Disturbances::of_this_host(),
+            step_watch: StepWatch::new().ok(),
             clock,
             clock_note: note,
+            disagreements,
             stepped_at: now,
             totals,
             count_entries_at: now,
@@ -161,6 +197,8 @@ impl Driver {
                 .unwrap_or_default()
                 .trim()
                 .to_owned(),
+            loads: Loads::new(),
+            slow_handler: config.slow_handler,
             sending: true,
             config,
         })
@@ -187,7 +225,17 @@ impl Driver {
             }
             let until = self.core.next_wakeup().min(housekeeping_at + HOUSEKEEPING_SLACK);
             let time = if messages { Span::ZERO } else { until - mono_now() };
-            let ready = wait(&self.socket, &inbox.bell, time).map_err(failed)?;
+            let ready = wait(&self.socket, &inbox.bell, self.step_watch.as_ref(), time).map_err(failed)?;
+            if ready == Ready::default() && time > Span::ZERO {
+                self.loads.was_late((mono_now() - until).max(Span::ZERO));
+            }
+            if ready.clock && self.step_watch.as_ref().is_some_and(StepWatch::was_set) {
+                self.read_mapping();
+            }
+            self.take_reading();
+            if ready.departures || self.stamping.departing.as_ref().is_some_and(Departing::has_to_be_asked) {
+                self.read_departures();
+            }
             if ready.socket {
                 match self.socket.receive(&mut self.batch) {
                     Ok(n) => self.received(n),
@@ -228,11 +276,29 @@ impl Driver {
         let read = mono_now();
         self.observer.metrics.health.socket(None);
         self.stamping.drain(read);
+        for dropped in self.stamping.take_dropped() {
+            self.journeys.dropped_packet(&dropped.packet.head, &dropped.reason, read);
+        }
+        if self.mapping.is_stepped() {
+            self.read_mapping();
+        }
         for i in 0..n {
             self.datagram(i, read);
             self.carry_out();
         }
-        self.stamping.set_rcvbuf_dropped(self.batch.dropped());
+        let journeys = &mut self.journeys;
+        self.stamping.note_dropped(self.batch.dropped(), |reason, n| journeys.dropped(reason, n, read));
+    }
+
+    /// Asks the kernel what it dropped at the socket.
+    fn count_drops(&mut self, now: MonoNs) {
+        let journeys = &mut self.journeys;
+        self.stamping.count_drops(&self.socket, |reason, n| journeys.dropped(reason, n, now));
+        // Their events, if they are new too.
+        self.stamping.drain(now);
+        for dropped in self.stamping.take_dropped() {
+            self.journeys.dropped_packet(&dropped.packet.head, &dropped.reason, now);
+        }
     }
 
     fn receive_failed(&mut self, error: &std::io::Error) {
@@ -259,15 +325,38 @@ impl Driver {
             received: receipt.received.map(|stamp| stamp.at),
             kernel: receipt.kernel(),
             clock: &self.clock,
+            align: &self.journeys,
         };
         if let Err(refused) = self.core.handle_datagram(received, &mut self.out) {
             return self.observer.rejected(refused.reason());
         }
-        if !self.config.slow_handler.is_zero() {
-            std::thread::sleep(self.config.slow_handler);
+        if !self.slow_handler.is_zero() {
+            std::thread::sleep(self.slow_handler);
         }
         let applied = mono_now();
+        if let Some(packet) = &self.out.packet {
+            self.journeys.received(packet, &self.out.reports, &receipt, applied, &self.clock);
+        }
         self.observer.arrived(&self.out, &receipt, applied, &self.clock);
+        self.end_journeys();
+    }
+
+    /// Takes in when packets left this host.
+    fn read_departures(&mut self) {
+        let Some(departing) = &mut self.stamping.departing else { return };
+        let journeys = &mut self.journeys;
+        departing.read(&self.socket, &self.clock.mapping, |to, sent, report| {
+            journeys.departed(to, sent, report);
+        });
+    }
+
+    /// Takes in the journeys that are over.
+    fn end_journeys(&mut self) {
+        for (peer, way, journey) in self.journeys.over() {
+            if way == Way::Incoming {
+                self.observer.journey(peer, &journey);
+            }
+        }
     }
 
     fn tick(&mut self) {
@@ -282,6 +371,9 @@ impl Driver {
             self.watchers.tell(&self.core, &self.out, mono_now());
         }
         self.send();
+        if self.stamping.departing.as_ref().is_some_and(Departing::is_due) {
+            self.read_departures();
+        }
         self.begin_streams();
     }
 
@@ -298,76 +390,41 @@ impl Driver {
                 v1::stamp(bytes, wall, queued, &PeerClock::of(&self.clock, sent), source)
                     .expect("the core's own packets have a header");
             }
-            match self.socket.send(bytes, transmit.to) {
+            let mut parts = [&*bytes, &[]];
+            if let Some(to) = transmit.destination.as_ref().filter(|_| transmit.protocol == Protocol::V1) {
+                self.journeys.sent(to, transmit.id, sent, queued, &self.clock);
+                if !transmit.limited {
+                    self.tail.begin(bytes, self.config.max_packet_bytes);
+                    self.journeys.write_reports(to, transmit.answers, sent, &mut self.tail);
+                    self.tail.pad(bytes, self.config.pad_packet_bytes);
+                    parts = self.tail.split(bytes);
+                }
+            }
+            match self.socket.send(parts, transmit.to) {
                 Ok(()) => {
+                    if let Some(departing) = &mut self.stamping.departing {
+                        let counted = transmit.id.counter > 0;
+                        let who = transmit.destination.clone().filter(|_| counted);
+                        departing.sent(who.map(|to| (to, transmit.id.counter)), sent);
+                    }
                     self.observer.metrics.packets_sent.inc();
-                    self.observer.metrics.bytes_sent.inc_by(bytes.len() as u64);
+                    let len = parts.map(<[u8]>::len).iter().sum::<usize>();
+                    self.observer.metrics.bytes_sent.inc_by(len as u64);
                 }
                 // An unreachable or congested peer shows as loss on its side; here it is only counted.
-                Err(_) => self.observer.metrics.send_failed.inc(),
+                Err(_) => {
+                    self.observer.metrics.send_failed.inc();
+                    if let Some(departing) = &mut self.stamping.departing {
+                        departing.failed(sent);
+                    }
+                }
             }
             if let Some(recorder) = &mut self.observer.recorder {
                 let (to, id, handed_over) = (transmit.to, transmit.id, transmit.handed_over);
-                recorder.push(Record::Sent { to, id, handed_over, sent });
+                let epoch = self.clock.mapping.epoch;
+                recorder.push(Record::Sent { to, id, handed_over, sent, epoch });
             }
         }
-    }
-
-    /// Once a second: clocks, expiry, published levels.
-    fn housekeep(&mut self) {
-        let epoch = self.clock.mapping.epoch;
-        self.clock.mapping = self.mapping.read();
-        if self.clock.mapping.epoch != epoch {
-            tracing::warn!("the wall clock was stepped (epoch {})", self.clock.mapping.epoch);
-            self.clock.offset = self.clock.offset.voided();
-            self.stepped_at = mono_now();
-        }
-        if let Some(reading) = self.readings.changed()
-            && reading.offset.read_at >= self.stepped_at
-        {
-            // Not whenever the note changes: it tells ages, which change with every reading.
-            let kind =
-                |offset: &ClockOffset, note: &Option<String>| (offset.source, offset.state, note.is_some());
-            if kind(&reading.offset, &reading.note) != kind(&self.clock.offset, &self.clock_note) {
-                tell(&reading);
-            }
-            self.clock.offset = reading.offset;
-            self.clock_note = reading.note;
-        }
-        let now = mono_now();
-        self.stamping.housekeep(now);
-        self.publish(now);
-    }
-
-    /// Stops sending, takes the filter off, and handles what is queued still, so that the accounting closes.
-    fn finish(mut self) -> Result<(), NetError> {
-        self.sending = false;
-        self.stamping.detach();
-        while let Ok(n @ 1..) = self.socket.receive(&mut self.batch) {
-            self.received(n);
-        }
-        let now = mono_now();
-        self.stamping.finish(now);
-        self.publish(now);
-        if let Some(path) = &self.config.final_report {
-            let write = |source| NetError::Report { path: path.display().to_string(), source };
-            let json = serde_json::to_vec_pretty(&self.report(now)).map_err(|e| write(e.into()))?;
-            std::fs::write(path, json).map_err(write)?;
-        }
-        if let Some(recorder) = self.observer.recorder.take() {
-            let path = self.config.record.as_deref().map(|p| p.display().to_string()).unwrap_or_default();
-            recorder.finish().map_err(|source| NetError::Record { path, source })?;
-        }
-        Ok(())
-    }
-}
-
-/// One line about the clock, as it is told at the start and when something about it changes.
-fn tell(reading: &Reading) {
-    let (source, state) = (reading.offset.source, reading.offset.state);
-    match &reading.note {
-        Some(note) => tracing::warn!(?source, ?state, "clock: {note}"),
-        None => tracing::info!(?source, ?state, "clock: all is well"),
     }
 }
 

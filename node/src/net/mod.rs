@@ -19,7 +19,9 @@ use crate::metrics::Metrics;
 use crate::proto;
 
 mod clock;
+mod departing;
 mod driver;
+mod loads;
 mod observe;
 mod record;
 mod socket;

@@ -6,11 +6,13 @@ use std::sync::Arc;
 use probe_ebpf::time::{Bounded, MonoNs};
 use probe_user::analysis::align::Correction;
 use probe_user::analysis::breakdown::{Propagation, Receipt};
+use probe_user::analysis::journey::{Journey, Leg};
 use probe_user::clock::ClockView;
 
 use crate::metrics::{Metrics, SegmentMetrics};
 use crate::proto::{EntryArrival, NodeId, Outbox};
 use crate::stats::{EntryKind, Stats};
+use crate::wire::v1::Egress;
 
 use super::record::{Record, Recorder};
 
@@ -70,19 +72,7 @@ impl Observer {
     /// Takes in what the core found in one datagram, applied at `applied` (T7).
     pub(super) fn arrived(&mut self, found: &Outbox, receipt: &Receipt, applied: MonoNs, clock: &ClockView) {
         if let Some(packet) = &found.packet {
-            let network_from = match packet.one_way.map(|o| o.correction) {
-                Some(Correction::Ntp) => "app_tx, ntp",
-                Some(Correction::None) => "app_tx, uncorrected",
-                None => "unknown",
-            };
-            let (metrics, mut list) = (&self.segments, [None; 5]);
-            let mut known = 0;
-            receipt.segments(packet.one_way.as_ref(), applied, |segment, time| {
-                metrics.observe(segment, time.value);
-                list[known] = Some((segment, time));
-                known += 1;
-            });
-            self.stats.packet(packet.from.as_str(), applied, network_from, list.into_iter().flatten());
+            self.stats.packet(packet.from.as_str(), applied);
             if let Some(sequence) = packet.sequence {
                 self.count_lost(&packet.from, sequence.lost_before, sequence.reordered, applied);
             }
@@ -99,10 +89,27 @@ impl Observer {
         self.learnt(found, applied, clock);
     }
 
+    /// A packet's journey to here is over.
+    pub(super) fn journey(&mut self, from: NodeId, journey: &Journey) {
+        for (segment, time) in journey.segments() {
+            self.segments.observe(segment, time.value, journey.departed_by_hooks, journey.correction);
+        }
+        self.stats.journey(from.as_str(), network_from(journey), journey);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.push(Record::Journey { from, journey: *journey });
+        }
+    }
+
     /// Takes in the entries that came with something, applied at `applied`.
     pub(super) fn learnt(&mut self, found: &Outbox, applied: MonoNs, clock: &ClockView) {
         for entry in &found.entries {
-            self.entry(entry, applied, clock);
+            let way = self.entry(entry, applied, clock);
+            if let (Some((way, hops, egress)), Some(packet), Some(recorder)) =
+                (way, &found.packet, &mut self.recorder)
+            {
+                let (from, origin, key) = (packet.from.clone(), entry.origin.clone(), Arc::clone(&entry.key));
+                recorder.push(Record::Entry { from, id: packet.id, origin, key, hops, egress, way });
+            }
         }
     }
 
@@ -120,19 +127,25 @@ impl Observer {
         }
     }
 
-    fn entry(&mut self, entry: &EntryArrival, applied: MonoNs, clock: &ClockView) {
+    /// Gives its way here, its hops, and where the senders' parts are, if all is known.
+    fn entry(
+        &mut self,
+        entry: &EntryArrival,
+        applied: MonoNs,
+        clock: &ClockView,
+    ) -> Option<(Propagation, u8, Egress)> {
         let sample = match &entry.propagation {
             Ok(sample) => sample,
             Err(why) => {
                 let reason = why.reason();
                 *self.not_samples.entry(reason).or_default() += 1;
                 self.metrics.not_sample(reason);
-                return;
+                return None;
             }
         };
         let (now, bound) = clock.utc(applied);
         let total = Bounded::new(now - sample.created, bound + sample.created_bound);
-        let Some(kind) = EntryKind::of(entry.kind) else { return };
+        let kind = EntryKind::of(entry.kind)?;
         let metrics = match kind {
             EntryKind::Entry => &self.metrics.entries,
             EntryKind::Beacon => &self.metrics.beacons,
@@ -143,11 +156,29 @@ impl Observer {
                 let way = Propagation::split(total, network, kernel);
                 metrics.observe(&way);
                 self.stats.entry(origin, applied, kind, &way);
+                Some((way, sample.hops, sample.egress))
             }
             _ => {
                 metrics.observe_without_parts(total.value);
                 self.stats.entry_without_parts(origin, applied, kind, total);
+                None
             }
         }
+    }
+}
+
+/// Where network time begins, and how it was corrected.
+fn network_from(journey: &Journey) -> &'static str {
+    let network = journey.leg(Leg::Network).map(|_| journey.correction);
+    match (network, journey.network_has_egress) {
+        (None, _) => "unknown",
+        (Some(Correction::Ntp), false) => "driver, ntp",
+        (Some(Correction::Fused), false) => "driver, fused",
+        (Some(Correction::PeerOnly), false) => "driver, peer_only",
+        (Some(Correction::None), false) => "driver, uncorrected",
+        (Some(Correction::Ntp), true) => "app_tx, ntp",
+        (Some(Correction::Fused), true) => "app_tx, fused",
+        (Some(Correction::PeerOnly), true) => "app_tx, peer_only",
+        (Some(Correction::None), true) => "app_tx, uncorrected",
     }
 }

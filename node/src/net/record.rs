@@ -15,9 +15,12 @@ use std::thread::JoinHandle;
 use probe_ebpf::parse::PacketId;
 use probe_ebpf::time::MonoNs;
 use probe_user::analysis::align::OneWay;
-use probe_user::analysis::breakdown::Receipt;
+use probe_user::analysis::breakdown::{Propagation, Receipt};
+use probe_user::analysis::journey::{Journey, Leg};
+use probe_user::analysis::verdict::record::ReplayLine;
 
 use crate::proto::NodeId;
+use crate::wire::v1::Egress;
 
 /// Records that may wait for the writer.
 const QUEUE: usize = 65_536;
@@ -26,7 +29,21 @@ const QUEUE: usize = 65_536;
 #[derive(Clone, Debug)]
 pub(super) enum Record {
     /// A packet that this node sent.
-    Sent { to: SocketAddr, id: PacketId, handed_over: MonoNs, sent: MonoNs },
+    Sent { to: SocketAddr, id: PacketId, handed_over: MonoNs, sent: MonoNs, epoch: u32 },
+    /// An entry that was new here and came in a packet: who sent that, and its id.
+    Entry {
+        from: NodeId,
+        id: PacketId,
+        origin: NodeId,
+        key: Arc<str>,
+        hops: u8,
+        egress: Egress,
+        way: Propagation,
+    },
+    /// A journey to here that is over.
+    Journey { from: NodeId, journey: Journey },
+    /// What the judges of paths were told and said, for `pikoscope replay`.
+    Judged(ReplayLine),
     /// A v1 packet that this node received and understood.
     Received { from: NodeId, id: PacketId, receipt: Receipt, applied: MonoNs, one_way: Option<OneWay> },
 }
@@ -86,10 +103,31 @@ fn write_all(file: File, records: &Receiver<Record>, waiting: &AtomicUsize) -> i
 
 fn write_one(out: &mut impl Write, record: &Record) -> io::Result<()> {
     let line = match record {
-        Record::Sent { to, id, handed_over, sent } => serde_json::json!({
+        Record::Sent { to, id, handed_over, sent, epoch } => serde_json::json!({
             "type": "tx", "to": to.to_string(), "id": id.to_u64(),
             "t0_mono_ns": handed_over.as_nanos(), "t1_mono_ns": sent.as_nanos(),
+            "epoch": epoch,
         }),
+        Record::Judged(line) => serde_json::to_value(line)?,
+        Record::Entry { from, id, origin, key, hops, egress, way } => serde_json::json!({
+            "type": "entry", "from": from.as_str(), "id": id.to_u64(), "origin": origin.as_str(), "key": &**key,
+            "hops": hops, "egress_estimated": egress.estimated, "egress_in_network": egress.in_network,
+            "total_ns": way.total.value.as_nanos(), "total_bound_ns": way.total.bound.as_nanos(),
+            "network_ns": way.network.value.as_nanos(), "network_bound_ns": way.network.bound.as_nanos(),
+            "kernel_ns": way.kernel.value.as_nanos(), "kernel_bound_ns": way.kernel.bound.as_nanos(),
+            "application_ns": way.application.value.as_nanos(),
+        }),
+        Record::Journey { from, journey } => {
+            let legs: serde_json::Map<_, _> = (journey.segments())
+                .map(|(segment, time)| (segment.name().to_owned(), time.value.as_nanos().into()))
+                .collect();
+            serde_json::json!({
+                "type": "journey", "from": from.as_str(), "counter": journey.counter,
+                "at_mono_ns": journey.at.as_nanos(), "segments_ns": legs,
+                "network_bound_ns": journey.leg(Leg::Network).map(|network| network.bound.as_nanos()),
+                "correction": journey.correction,
+            })
+        }
         Record::Received { from, id, receipt, applied, one_way } => serde_json::json!({
             "type": "rx", "from": from.as_str(), "id": id.to_u64(),
             "t4_mono_ns": receipt.received.map(|s| s.at.as_nanos()),

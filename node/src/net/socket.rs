@@ -4,9 +4,10 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 
+use nix::sys::socket::{setsockopt, sockopt};
 use probe_user::load::Options;
 use probe_user::recv::RecvBatch;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::config::ProbeMode;
 
@@ -31,7 +32,9 @@ impl GossipSocket {
     pub(super) fn open(
         address: SocketAddr,
         rcvbuf_bytes: Option<usize>,
+        dscp: Option<u8>,
         mode: ProbeMode,
+        tx_stamps: bool,
         options: &Options,
     ) -> Result<(Self, Stamping, TcpListener), NetError> {
         let bind = |source| NetError::Bind { address, source };
@@ -41,7 +44,11 @@ impl GossipSocket {
         if let Some(bytes) = rcvbuf_bytes {
             socket.set_recv_buffer_size(bytes).map_err(bind)?;
         }
-        let stamping = Stamping::prepare(&socket, mode, options)?;
+        if let Some(dscp) = dscp {
+            mark(&socket, address, dscp)
+                .map_err(|source| NetError::Os { what: "marking packets", source })?;
+        }
+        let stamping = Stamping::prepare(&socket, mode, tx_stamps, options)?;
         let listener = bind_both(&socket, address)?;
         let socket = UdpSocket::from(socket);
         let bound = socket.local_addr().map_err(bind)?;
@@ -61,8 +68,16 @@ impl GossipSocket {
     }
 
     /// Sends without waiting: a full send buffer is like a lost packet, and counted by the caller.
-    pub(super) fn send(&self, bytes: &[u8], to: SocketAddr) -> io::Result<()> {
-        self.socket.send_to(bytes, to).map(|_| ())
+    /// The packet may come in two parts; the second may be empty.
+    pub(super) fn send(&self, [head, tail]: [&[u8]; 2], to: SocketAddr) -> io::Result<()> {
+        let sent = match tail {
+            [] => self.socket.send_to(head, to),
+            tail => {
+                let parts = [head, tail].map(io::IoSlice::new);
+                SockRef::from(&self.socket).send_to_vectored(&parts, &to.into())
+            }
+        };
+        sent.map(drop)
     }
 }
 
@@ -86,6 +101,16 @@ fn bind_both(udp: &Socket, address: SocketAddr) -> Result<TcpListener, NetError>
             Err(source) => return Err(NetError::Bind { address, source }),
         }
     }
+}
+
+/// Has all that is sent carry this code point. The two bits below it are the congestion notification's.
+fn mark(socket: &Socket, address: SocketAddr, dscp: u8) -> io::Result<()> {
+    let class = i32::from(dscp) << 2;
+    match address {
+        SocketAddr::V4(_) => setsockopt(socket, sockopt::Ipv4Tos, &class)?,
+        SocketAddr::V6(_) => setsockopt(socket, sockopt::Ipv6TClass, &class)?,
+    }
+    Ok(())
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {

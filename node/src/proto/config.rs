@@ -22,6 +22,8 @@ pub struct Config {
     pub interval: Span,
     /// Peers asked in a round. Default 1.
     pub fanout: usize,
+    /// Neighbours in the ring of ids with whom packets are exchanged at least once a second. 0: none. Default 4.
+    pub ring_neighbours: usize,
     /// The largest packet in bytes, inclusive; the same on every node of a cluster. Default 1400.
     pub max_packet: usize,
     /// Time between beacons. Default 5 s; stretched when the cluster grows, see [`Config::beacon_rate`].
@@ -59,6 +61,7 @@ impl Config {
             seeds: Vec::new(),
             interval: Span::from_millis(100),
             fanout: 1,
+            ring_neighbours: 4,
             max_packet: 1400,
             beacon_interval: Span::from_secs(5),
             beacon_rate: 20,

@@ -4,25 +4,26 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use probe_ebpf::time::{Bounded, MonoNs, Span};
-use probe_user::analysis::align::one_way;
+use probe_user::analysis::align::{Align, OneWay};
 use probe_user::clock::ClockView;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use super::delta::{Carrier, News};
 use super::detector::{self, Detector, Finding};
-use super::eager::Eager;
+use super::eager::{Bucket, Eager};
 use super::exchange::{Asker, Comparison};
 use super::graveyard::Graveyard;
-use super::legacy::Questions;
 use super::links::Links;
 use super::membership::Passing;
 use super::outbox::PacketArrival;
 use super::peer::Protocol;
+use super::questions::Questions;
+use super::ring::Ring;
 use super::state::{SELF, State};
-use super::{Config, ConfigError, Counters, Outbox, Rejected};
+use super::{Config, ConfigError, Counters, Outbox, Rejected, legacy};
 use crate::wire::WireError;
-use crate::wire::v1::{self, NodeRef, Packet, Suspect};
+use crate::wire::v1::{self, Egress, NodeRef, Packet, Suspect};
 
 /// A node of the cluster, all but its sockets and clocks.
 #[derive(Debug)]
@@ -35,7 +36,10 @@ pub struct Core {
     pub(super) detector: Detector<usize>,
     pub(super) graveyard: Graveyard,
     pub(super) eager: Eager,
+    pub(super) ring: Ring,
     pub(super) questions: Questions,
+    /// What v0 peers may be sent beyond what they sent.
+    pub(super) surplus: Bucket,
     pub(super) counters: Counters,
     pub(super) rng: StdRng,
     /// Suspicions that are to be told to others.
@@ -48,9 +52,17 @@ pub struct Core {
     pub(super) slice_at: usize,
     round_at: MonoNs,
     pub(super) seed_at: MonoNs,
-    beacon_at: MonoNs,
+    pub(super) beacon_at: MonoNs,
+    /// Before this, suspicions of this node are not answered...
+    pub(super) refute_at: MonoNs,
+    /// ...but one came: the next beacon answers it.
+    pub(super) refute_due: bool,
     pub(super) sweep_at: MonoNs,
+    /// The roster in which the last sweep found nobody absent.
+    pub(super) all_here: Option<u64>,
     pub(super) beacons: u64,
+    /// What beacons tell.
+    pub(super) told: String,
     /// The newest own version that this run told anyone of.
     pub(super) given: u64,
     /// The same, in requests to join that were not answered yet.
@@ -76,6 +88,8 @@ pub struct Received<'a> {
     pub kernel: Option<Bounded>,
     /// The local clock.
     pub clock: &'a ClockView,
+    /// How other hosts' clocks compare with it.
+    pub align: &'a dyn Align,
 }
 
 impl Core {
@@ -91,7 +105,7 @@ impl Core {
         let mut core = Self {
             advertise: config.advertise.to_string(),
             state: State::new(config.id.clone(), config.advertise, now),
-            links: Links::new(config.incarnation),
+            links: Links::new(config.incarnation, config.seed),
             detector: Detector::new(
                 detector::Config {
                     version_jump: config.limits.version_jump,
@@ -101,7 +115,9 @@ impl Core {
             ),
             graveyard: Graveyard::default(),
             eager: Eager::new(config.eager_bytes_per_second, config.eager_packets_per_second, now),
+            ring: Ring::default(),
             questions: Questions::default(),
+            surplus: Bucket::new(legacy::SURPLUS, now),
             counters: Counters::default(),
             passing: VecDeque::new(),
             found: Comparison::default(),
@@ -111,8 +127,12 @@ impl Core {
             round_at: phase(&mut rng, config.interval),
             seed_at: now,
             beacon_at: phase(&mut rng, config.beacon_interval),
+            refute_at: now,
+            refute_due: false,
             sweep_at: now,
+            all_here: None,
             beacons: 0,
+            told: String::new(),
             given: 0,
             given_by_join: 0,
             restart_above: 0,
@@ -130,6 +150,9 @@ impl Core {
     /// # Errors
     /// [`Rejected`] when it is not a packet for this node; neither state nor `out` changed.
     pub fn handle_datagram(&mut self, received: Received<'_>, out: &mut Outbox) -> Result<(), Rejected> {
+        // An IPv4 sender at an IPv6 socket is still who its IPv4 address says.
+        let from = SocketAddr::new(received.from.ip().to_canonical(), received.from.port());
+        let received = if from.is_ipv4() { Received { from, ..received } } else { received };
         let from = match received.bytes.get(1) {
             Some(&crate::wire::v0::VERSION) => {
                 self.handle_v0(&received, out)?;
@@ -148,30 +171,46 @@ impl Core {
     /// Returns the member that it is from.
     fn handle_v1(&mut self, received: &Received<'_>, out: &mut Outbox) -> Result<Option<usize>, Rejected> {
         let packet = v1::decode(received.bytes)?;
-        let Packet { id, header, delta, digest } = packet;
+        let Packet { id, header, delta, digest, reports } = packet;
         if header.node_id == self.config.id.as_str() {
             return Err(Rejected::OwnId);
         }
         let now = received.now;
-        // Nobody can answer a packet that he did not get.
-        let answers = header.answers.filter(|answered| answered.incarnation == self.config.incarnation);
         let known = self.state.find(header.node_id);
         let member = known.filter(|index| self.state[*index].addr == received.from);
-        let verified = answers.is_some() || member.is_some_and(|index| self.state[index].peer.verified);
-        if delta.is_some() && !verified && member.is_none() {
+        // Nobody can answer a packet that he did not get: whoever answers one that went there is at that address...
+        let here = header.answers.filter(|answered| self.links.went_to(received.from, *answered));
+        // ...and whoever answers a member's, from wherever, is that member.
+        let answers = match known {
+            Some(index) if member.is_none() => {
+                let addr = self.state[index].addr;
+                header.answers.filter(|answered| self.links.went_to_member(addr, *answered))
+            }
+            _ => here,
+        };
+        let verified = here.is_some() || member.is_some_and(|index| self.state[index].peer.verified);
+        let trusted = verified || answers.is_some();
+        if delta.is_some() && !trusted && member.is_none() {
             return Err(Rejected::Unasked);
         }
-        let one_way = received.received.map(|received_at| one_way(&header.sent, received_at, received.clock));
+        let one_way = (received.received)
+            .map(|at| received.align.one_way(header.node_id, &header.sent, at, received.clock));
         if let Some(index) = member.or(known.filter(|_| answers.is_some())) {
+            let peer = &mut self.state[index].peer;
+            let awaited = peer.asked.is_some_and(|asked| answers.is_some_and(|a| a.counter == asked.counter));
+            // Too old to be told from a copy: what it says may be taken, but it is no sign of life.
+            let old = peer.received.is_old(id.incarnation, id.counter) && !awaited;
+            self.counters.stale += u64::from(old);
+            let sequence = peer.received.note(id.incarnation, id.counter);
             let node = &mut self.state[index];
-            let sequence = node.peer.received.note(id.incarnation, id.counter);
-            out.packet = Some(PacketArrival {
+            out.packet = (!old).then(|| PacketArrival {
                 from: node.id.clone(),
                 kind: packet.kind(),
                 id,
                 sent: header.sent,
                 sender_source: header.source,
                 send_queue: header.t1_minus_t0,
+                answers: answers.map(|answered| answered.counter),
                 one_way,
                 sequence,
             });
@@ -179,18 +218,25 @@ impl Core {
                 self.counters.duplicates += 1;
                 return Ok(member);
             }
-            node.peer.verified |= answers.is_some() && member.is_some();
-            node.peer.protocol = Protocol::V1;
-            self.detector.set_direct_only(index, false);
-            self.heard(index, answers.map(|answered| answered.counter), now, out);
+            out.reports.extend(reports.take(if old { 0 } else { usize::MAX }));
+            node.peer.verified |= here.is_some() && member.is_some();
+            if !old {
+                self.state.speaks(index, Protocol::V1);
+                self.detector.set_direct_only(index, false);
+                self.heard(index, answers.map(|answered| answered.counter), now, out);
+            }
         }
         if let Some(delta) = delta {
             self.counters.deltas_received += 1;
+            let (network, egress) = one_way.as_ref().map(OneWay::split).unzip();
             let carrier = Carrier {
                 now,
                 clock: received.clock,
-                network: one_way.map(|o| o.time),
-                kernel: received.kernel,
+                network,
+                kernel: received.kernel.map(|kernel| kernel + egress.unwrap_or_default()),
+                egress: one_way
+                    .as_ref()
+                    .map_or_else(Egress::default, |way| Egress::of_hop(way.egress.is_some())),
                 sender: NodeRef::of(header.node_id),
                 eager: delta.eager,
             };
@@ -208,13 +254,14 @@ impl Core {
         if let Some(digest) = digest {
             self.counters.digests_received += 1;
             self.counters.digest_entries_received += digest.listed().count() as u64;
-            if verified {
+            if trusted {
                 self.hear_suspicions(&digest, now, received.clock, out);
             }
             let asker = Asker {
                 addr: received.from,
                 member: self.state.find(header.node_id).filter(|i| self.state[*i].addr == received.from),
                 packet: id,
+                trusted: trusted || member.is_some(),
                 allowance: (!verified).then_some(received.bytes.len()),
                 now,
             };
@@ -232,7 +279,11 @@ impl Core {
     /// Does what is due. Calling it early does nothing; calling it late does not do things twice.
     pub fn tick(&mut self, now: MonoNs, clock: &ClockView, out: &mut Outbox) {
         if now >= self.beacon_at {
-            self.beacon(now, clock);
+            if self.refute_due {
+                self.refute(now, clock)
+            } else {
+                self.beacon(now, clock)
+            }
             self.beacon_at = self.after(self.beacon_at, self.beacon_interval(), now);
         }
         self.watch(now, out);
@@ -268,8 +319,10 @@ impl Core {
 
     /// Asks peers.
     fn round(&mut self, now: MonoNs, out: &mut Outbox) {
-        for index in self.pick(self.config.fanout, &[]) {
-            self.ask(index, now, out);
+        if self.ask_ring(now, out) {
+            for index in self.pick(self.config.fanout, &[]) {
+                self.ask(index, now, out);
+            }
         }
     }
 

@@ -36,6 +36,8 @@ counters! {
     entries_applied,
     /// Packets that came a second time; they are not handled again.
     duplicates,
+    /// Packets too old to be told from copies; they are no sign of life.
+    stale,
     /// Entries that an answer had no room for.
     left_out,
     /// Nodes whose next entry does not fit any packet of this size.
@@ -82,6 +84,8 @@ counters! {
     eager_skipped,
     /// Times this node was suspected and showed that it lives.
     refutations,
+    /// Suspicions of this node at versions that it does not have yet.
+    suspected_ahead,
     /// v0 nodes that began anew under their old id.
     rebirths,
     /// Times this node wrote its state anew to be rid of tombstones.

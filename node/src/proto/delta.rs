@@ -13,7 +13,7 @@ use super::outbox::Event;
 use super::peer::Protocol;
 use super::state::SELF;
 use super::{EntryArrival, EntryKind, NodeId, NotSample, Outbox, Propagation};
-use crate::wire::v1::{Entry, EntryStamp, NodeRef};
+use crate::wire::v1::{Egress, Entry, EntryStamp, NodeRef};
 use crate::wire::{COMPACT_KEY, LEFT_KEY, PROTO_KEY};
 
 /// What a packet's entries need to know about the packet.
@@ -25,6 +25,8 @@ pub(super) struct Carrier<'a> {
     pub(super) network: Option<Bounded>,
     /// Its `ingress_stack` time here.
     pub(super) kernel: Option<Bounded>,
+    /// What is known of its sender's T1 to T3.
+    pub(super) egress: Egress,
     /// Its sender's short name.
     pub(super) sender: NodeRef,
     /// What is new in it is to be passed on at once.
@@ -164,7 +166,7 @@ impl Core {
     /// Takes an admitted entry over. Is it news that should travel at once?
     fn take(&mut self, index: usize, entry: &Entry<'_>, carrier: &Carrier<'_>, out: &mut Outbox) -> bool {
         let node = &self.state[index];
-        let stamp = entry.stamp.map(|stamp| carried(stamp, carrier.network, carrier.kernel));
+        let stamp = entry.stamp.map(|stamp| carried(stamp, carrier.network, carrier.kernel, carrier.egress));
         let held = node.get(entry.key);
         let propagation = classify(node, held, entry, stamp, carrier);
         let key: Arc<str> = held.map_or_else(|| entry.key.into(), |held| held.key.clone());
@@ -208,7 +210,7 @@ impl Core {
             PROTO_KEY => {
                 let newest = if entry.deleted { None } else { number() };
                 let shares_v1 = self.shares_v1(newest.map(|newest| newest.min(255) as u8));
-                self.state[index].peer.protocol = if shares_v1 { Protocol::V1 } else { Protocol::V0 };
+                self.state.speaks(index, if shares_v1 { Protocol::V1 } else { Protocol::V0 });
             }
             // Everything up to there was written anew above it.
             COMPACT_KEY if !entry.deleted => match number() {
@@ -252,6 +254,7 @@ fn classify(
         created_bound,
         network: stamp.network,
         kernel: stamp.kernel,
+        egress: stamp.egress,
         hops: stamp.hops,
         trace_id: stamp.trace_id,
     })

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use probe_ebpf::time::{MonoNs, Span};
 use rand::Rng as _;
+use smallvec::SmallVec;
 
 use super::Outbox;
 use super::core::Core;
@@ -36,17 +37,17 @@ pub(super) struct Eager {
 
 /// A token bucket that holds a second's worth.
 #[derive(Debug)]
-struct Bucket {
+pub(super) struct Bucket {
     per_second: i64,
     left: i64,
     at: MonoNs,
 }
 
 impl Bucket {
-    fn new(per_second: u32, now: MonoNs) -> Self {
+    pub(super) fn new(per_second: u32, now: MonoNs) -> Self {
         Self { per_second: per_second.into(), left: per_second.into(), at: now }
     }
-    fn refill(&mut self, now: MonoNs) {
+    pub(super) fn refill(&mut self, now: MonoNs) {
         let passed = (now - self.at).as_nanos().clamp(0, 1_000_000_000);
         let earned = passed * self.per_second / 1_000_000_000;
         // Not until it is a whole token, or small steps would earn nothing.
@@ -55,10 +56,10 @@ impl Bucket {
             self.at = now;
         }
     }
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.left <= 0
     }
-    fn take(&mut self, n: usize) {
+    pub(super) fn take(&mut self, n: usize) {
         self.left -= n as i64;
     }
 }
@@ -94,6 +95,9 @@ impl Eager {
         self.flush_at.into_iter().chain(self.offers.front().map(|(at, _)| *at)).min()
     }
 }
+
+/// Positions of some peers: as few as a round asks, so that they need no allocation.
+pub(super) type Picked = SmallVec<[usize; 8]>;
 
 impl Core {
     /// Pushes and offers what is due. `from`: who told of it, and need not be told again.
@@ -212,7 +216,7 @@ impl Core {
     }
 
     /// Some random peers to talk to, but not these.
-    pub(super) fn pick(&mut self, count: usize, not: &[Option<usize>]) -> Vec<usize> {
+    pub(super) fn pick(&mut self, count: usize, not: &[Option<usize>]) -> Picked {
         let end = self.state.end();
         // Who is said to be at this node's own address is gone: it is its earlier run under another id.
         let own = self.config.advertise;
@@ -221,11 +225,16 @@ impl Core {
                 && !not.contains(&Some(index))
                 && self.state.at(index).is_some_and(|node| node.is_alive() && node.addr != own)
         };
-        let mut chosen: Vec<usize> = Vec::with_capacity(count);
+        let mut chosen = Picked::new();
         if end <= 4 * (count + not.len()) {
-            let mut all: Vec<usize> = (0..end).filter(|index| fits(*index)).collect();
-            while chosen.len() < count && !all.is_empty() {
-                chosen.push(all.swap_remove(self.rng.random_range(0..all.len())));
+            while chosen.len() < count {
+                let left = || (0..end).filter(|index| fits(*index) && !chosen.contains(index));
+                let number = left().count();
+                if number == 0 {
+                    break;
+                }
+                let one = left().nth(self.rng.random_range(0..number));
+                chosen.extend(one);
             }
             return chosen;
         }

@@ -7,7 +7,7 @@ use probe_ebpf::time::{Bounded, Span, UtcNs};
 use super::NodeId;
 use crate::wire::BEACON_KEY;
 use crate::wire::v0;
-use crate::wire::v1::{self, EntryStamp};
+use crate::wire::v1::{self, Egress, EntryStamp};
 
 /// An entry in the state, under its version.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,12 +49,18 @@ impl Stored {
 }
 
 /// An entry with another packet's journey added to its history. Unknown plus known is unknown.
-pub(super) fn carried(stamp: EntryStamp, network: Option<Bounded>, kernel: Option<Bounded>) -> EntryStamp {
+pub(super) fn carried(
+    stamp: EntryStamp,
+    network: Option<Bounded>,
+    kernel: Option<Bounded>,
+    egress: Egress,
+) -> EntryStamp {
     let add = |sum: Option<Bounded>, more: Option<Bounded>| Some(sum? + more?);
     EntryStamp {
         hops: stamp.hops.saturating_add(1),
         network: add(stamp.network, network),
         kernel: add(stamp.kernel, kernel),
+        egress: stamp.egress.and(egress),
         ..stamp
     }
 }
@@ -112,8 +118,10 @@ pub struct Propagation {
     pub created_bound: Span,
     /// Time on the network, summed over all hops; `None` if some hop could not measure it.
     pub network: Option<Bounded>,
-    /// Time in the receiving kernels (`ingress_stack`), summed likewise.
+    /// Time in the kernels, summed likewise: `ingress_stack`, and the senders' T1 to T3 as far as they are known.
     pub kernel: Option<Bounded>,
+    /// Where the senders' parts are.
+    pub egress: Egress,
     /// Packets that carried it: 1 straight from the origin.
     pub hops: u8,
     /// The application's trace, if it gave one.

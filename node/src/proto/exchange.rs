@@ -26,6 +26,8 @@ pub(super) struct Asker {
     pub(super) member: Option<usize>,
     /// The packet that is answered.
     pub(super) packet: PacketId,
+    /// It is a member, or surely got what was sent to it: what it says of this node itself is looked at.
+    pub(super) trusted: bool,
     /// Bytes that may be sent in return: no more than came, until it is sure that they go to who asked.
     pub(super) allowance: Option<usize>,
     pub(super) now: MonoNs,
@@ -94,7 +96,9 @@ impl Core {
                 continue;
             };
             if index == SELF {
-                self.find_restart(entry.version, asker.now);
+                if asker.trusted {
+                    self.find_restart(entry.version, asker.now);
+                }
                 if entry.version > self.state[SELF].version {
                     continue;
                 }
@@ -197,8 +201,11 @@ impl Core {
             self.suspicions.clear();
         }
         for number in 0..packets {
-            let transmit = self.open(asker.addr, Kind::Delta, asker.now, out);
-            let sender = Sender { node_id: self.config.id.as_str(), answers: Some(asker.packet) };
+            let answers = Some(asker.packet);
+            let limited = asker.allowance.is_some();
+            let transmit =
+                Transmit { answers, limited, ..self.open(asker.addr, Kind::Delta, asker.now, out) };
+            let sender = Sender { node_id: self.config.id.as_str(), answers };
             let mut w = PacketWriter::delta(&mut out.buffer, max, transmit.id, &sender, fresh && number == 0);
             let reserve = if summary.is_some() { room } else { 0 };
             let mut written_any = false;
@@ -299,7 +306,7 @@ impl Core {
 
     /// For about as long a change is on its way through the cluster: it doubles its knowers about twice a round.
     fn recent_window(&self) -> Span {
-        let rounds = 2 + self.state.len().ilog2() / 2;
+        let rounds = 1 + self.state.len().ilog2() / 2;
         Span::from_nanos(self.config.interval.as_nanos().saturating_mul(i64::from(rounds)))
     }
 
@@ -308,7 +315,18 @@ impl Core {
         let (id, member) = self.links.next(to);
         let destination = member.map(|index| self.state[index].id.clone());
         let start = out.buffer.len();
-        Transmit { to, destination, kind, id, protocol: Protocol::V1, handed_over: now, range: start..start }
+        let protocol = Protocol::V1;
+        Transmit {
+            to,
+            destination,
+            kind,
+            id,
+            answers: None,
+            limited: false,
+            protocol,
+            handed_over: now,
+            range: start..start,
+        }
     }
 }
 

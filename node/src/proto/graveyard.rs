@@ -45,8 +45,6 @@ pub(crate) enum Cause {
 pub(crate) struct Claim {
     /// Its version there.
     pub(crate) version: u64,
-    /// It has left, they say.
-    pub(crate) left: bool,
     /// Who says so.
     pub(crate) source: Source,
 }
@@ -76,7 +74,7 @@ pub(crate) enum Admission {
 pub(crate) struct GraveyardCounters {
     /// Nodes buried.
     pub(crate) buried: u64,
-    /// Claims refused: at or below the buried version, or about a node that has left.
+    /// Claims refused: at or below the buried version.
     pub(crate) refused: u64,
     /// Nodes that came back in person.
     pub(crate) returned_directly: u64,
@@ -139,16 +137,10 @@ impl Graveyard {
 
     /// May a node that is not a member be taken in on this claim?
     ///
-    /// Who left is never taken in on another's word, known before or not: it is buried as it is told of, so that
-    /// its time does not begin anew at every node that joins. In person, or with a version above the buried
-    /// one, a node always comes back.
+    /// In person, or with a version above the buried one, a node always comes back. Who is said to have left and is not
+    /// known is not even asked about: see `legacy`.
     pub(crate) fn admit(&mut self, id: NodeRef, claim: Claim, now: MonoNs) -> Admission {
         self.forget(now);
-        if claim.left && claim.source == Source::Relayed {
-            self.bury(id, claim.version, Cause::Left, now);
-            self.counters.refused += 1;
-            return Admission::Refused;
-        }
         let Some(grave) = self.graves.get(&id).copied() else { return Admission::New };
         let returned = match claim.source {
             Source::Itself => &mut self.counters.returned_directly,
@@ -207,13 +199,10 @@ mod tests {
         MonoNs::from_nanos(seconds * 1_000_000_000)
     }
     fn relayed(version: u64) -> Claim {
-        Claim { version, left: false, source: Source::Relayed }
+        Claim { version, source: Source::Relayed }
     }
     fn itself(version: u64) -> Claim {
-        Claim { version, left: false, source: Source::Itself }
-    }
-    fn left(version: u64) -> Claim {
-        Claim { version, left: true, source: Source::Relayed }
+        Claim { version, source: Source::Itself }
     }
 
     /// What a node does with a claim about a non-member: members expire after 60 s, and go to the graveyard.
@@ -288,27 +277,6 @@ mod tests {
     }
 
     #[test]
-    fn trap_9_the_time_of_those_who_left_does_not_begin_anew_with_every_joiner() {
-        // A chain of joiners, each told of the leaver by the one before, just before that one forgets it.
-        let mut yards: Vec<Graveyard> = (0..10).map(|_| Graveyard::default()).collect();
-        yards[0].bury(id("x"), 9, Cause::Left, s(60));
-        for (i, yard) in yards.iter_mut().enumerate().skip(1) {
-            let now = s(59 * i as i64);
-            assert_eq!(yard.admit(id("x"), left(9), now), Admission::Refused, "joiner {i}");
-            assert_eq!(yard.get(id("x")).unwrap().cause, Cause::Left);
-            // Nor does its age: told again and again, it keeps its first.
-            assert_eq!(yard.admit(id("x"), left(10), now + Span::from_secs(50)), Admission::Refused);
-            assert_eq!(yard.admit(id("x"), left(8), now + Span::from_secs(51)), Admission::Refused);
-            assert_eq!(yard.get(id("x")), Some(Grave { version: 10, cause: Cause::Left, at: now }));
-            // One that was told before the leave is no way back either.
-            assert_eq!(yard.admit(id("x"), relayed(8), now), Admission::Refused);
-        }
-        // It may join again, of course.
-        assert!(matches!(yards[0].admit(id("x"), itself(1), s(70)), Admission::Returned(_)));
-        assert!(matches!(yards[1].admit(id("x"), relayed(11), s(70)), Admission::Returned(_)));
-    }
-
-    #[test]
     fn memory_is_bounded_by_count_and_age_oldest_first() {
         let mut yard = Graveyard::new(3, Span::from_secs(100));
         for (at, name) in ["d", "c", "b", "a"].iter().enumerate() {
@@ -337,7 +305,7 @@ mod tests {
                 match what {
                     0 => yard.bury(id, version, Cause::Expired, now),
                     1 => { yard.admit(id, itself(version), now); }
-                    2 => { yard.admit(id, left(version), now); }
+                    2 => yard.bury(id, version, Cause::Left, now),
                     _ => {
                         let young = before.filter(|grave| now - grave.at <= yard.keep);
                         let refused = young.is_some_and(|grave| version <= grave.version);

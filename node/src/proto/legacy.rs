@@ -10,46 +10,22 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use probe_ebpf::parse::PacketId;
-use probe_ebpf::time::{MonoNs, Span};
+use probe_ebpf::time::MonoNs;
 use rand::Rng as _;
 
 use super::core::{Core, Received};
 use super::delta::{Carrier, News};
 use super::outbox::Transmit;
-use super::peer::Protocol;
+use super::peer::{Protocol, Sign};
+use super::questions::is_open;
 use super::state::SELF;
 use super::{Outbox, Rejected};
 use crate::wire::v0::{self, Cut, DeltaWriter, DigestEntry, DigestWriter, Packet};
-use crate::wire::v1::{self, Kind, NodeRef};
+use crate::wire::v1::{self, Egress, Kind, NodeRef};
 
-/// How long an answer may take.
-const ANSWER: Span = Span::from_secs(10);
-/// Questions remembered, at most.
-const QUESTIONS_MAX: usize = 8192;
-
-/// What v0 peers were asked: their answers do not say.
-#[derive(Debug, Default)]
-pub(super) struct Questions {
-    /// Where digests went.
-    asked: BTreeMap<SocketAddr, MonoNs>,
-    /// Unknown nodes that were asked for from their beginning.
-    from_zero: BTreeMap<NodeRef, MonoNs>,
-}
-
-impl Questions {
-    fn note<K: Ord>(map: &mut BTreeMap<K, MonoNs>, key: K, now: MonoNs) {
-        if map.len() < QUESTIONS_MAX || map.contains_key(&key) {
-            map.insert(key, now);
-        }
-    }
-    /// An unknown node comes from its beginning.
-    pub(super) fn expect(&mut self, node: NodeRef, now: MonoNs) {
-        Self::note(&mut self.from_zero, node, now);
-    }
-    fn open<K: Ord>(map: &BTreeMap<K, MonoNs>, key: &K, now: MonoNs) -> bool {
-        map.get(key).is_some_and(|at| now - *at <= ANSWER)
-    }
-}
+/// Bytes per second that v0 peers may be sent beyond what they sent: the format leaves no way to be sure that an
+/// address is theirs.
+pub(super) const SURPLUS: u32 = 128 << 10;
 
 /// What a v0 digest shows, entry by entry.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -78,19 +54,24 @@ impl Core {
                 if let Some(index) = member {
                     self.heard(index, None, now, out);
                     self.spoke_v0(index, speaks_v1);
+                    self.look_at_v0(index, &digest, speaks_v1, now, out);
                 }
-                self.look_at_v0(&header, &digest, member, now);
-                match member.filter(|i| self.state[*i].peer.protocol == Protocol::V1) {
+                let speaks = |index: &usize| {
+                    let peer = &self.state[*index].peer;
+                    // To an unverified address a request might be more than came.
+                    peer.verified && peer.protocol == Protocol::V1
+                };
+                match member.filter(speaks) {
                     // It does not know yet that it can have more.
                     Some(index) => self.send_request(index, now, out),
                     None => self.answer_v0(received, &header, &digest, request, member, out),
                 }
             }
             Packet::Delta { delta, .. } => {
-                self.counters.deltas_received += 1;
-                if !Questions::open(&self.questions.asked, &received.from, now) {
+                if !self.is_asked(received.from, now) {
                     return Err(Rejected::Unasked);
                 }
+                self.counters.deltas_received += 1;
                 if let Some(index) = member {
                     self.state[index].peer.verified = true;
                     self.heard(index, Some(0), now, out);
@@ -101,6 +82,7 @@ impl Core {
                     clock: received.clock,
                     network: None,
                     kernel: None,
+                    egress: Egress::default(),
                     sender: NodeRef::of(header.node_id),
                     eager: true,
                 };
@@ -122,13 +104,17 @@ impl Core {
         };
         let name = NodeRef::of(id);
         let known = self.state.find(id).map(|index| self.state[index].version);
-        if known.is_none() && !Questions::open(&self.questions.from_zero, &name, carrier.now) {
+        if known.is_none() && !self.questions.is_expected(name, carrier.now) {
             self.counters.gap += 1;
             return;
         }
         // It answers a digest that showed no more than what is known by now.
         let from_version = known.unwrap_or(0);
         let known_version = node.entries().map(|entry| entry.version).max().unwrap_or(0);
+        if let Some(index) = self.state.find(id).filter(|_| name == carrier.sender) {
+            let node = &mut self.state[index];
+            node.peer.reborn.shown(known_version, node.version);
+        }
         let news = News { id, addr, from_version, known_version };
         let mut bad_keys = 0;
         let converted = node.entries().map_while(|entry| {
@@ -155,31 +141,53 @@ impl Core {
     /// A v0 packet of a member. One that speaks v1 always says so in it; so one that does not is another program now.
     fn spoke_v0(&mut self, index: usize, speaks_v1: bool) {
         let protocol = if speaks_v1 { Protocol::V1 } else { Protocol::V0 };
-        self.state[index].peer.protocol = protocol;
+        self.state.speaks(index, protocol);
         self.detector.set_direct_only(index, protocol == Protocol::V0);
     }
 
-    /// What a digest shows of this node and of its sender.
+    /// What a member's digest shows of this node and of itself.
     fn look_at_v0(
         &mut self,
-        header: &v0::Header<'_>,
+        index: usize,
         digest: &v0::Digest<'_>,
-        member: Option<usize>,
+        speaks_v1: bool,
         now: MonoNs,
+        out: &mut Outbox,
     ) {
+        let id = self.state[index].id.clone();
         for entry in digest.entries() {
             if entry.id == self.config.id.as_str() {
                 self.find_restart(entry.version, now);
-            } else if entry.id == header.node_id
-                && let Some(index) = member
-            {
-                let known = self.state[index].version;
-                if self.state[index].peer.reborn.sign(entry.version, known, now) {
-                    self.counters.rebirths += 1;
-                    self.state.reset(index, now);
+            }
+            let node = &mut self.state[index];
+            // Who speaks v1 finds out for itself that it began anew, and an unverified address is not spoken to more.
+            if entry.id == id.as_str() && node.peer.verified && !speaks_v1 {
+                match node.peer.reborn.sign(entry.version, node.version, now) {
+                    Sign::None => (),
+                    Sign::Doubtful => self.challenge_v0(index, now, out),
+                    Sign::Anew => {
+                        self.counters.rebirths += 1;
+                        self.state.reset(index, now);
+                    }
                 }
             }
         }
+    }
+
+    /// Asks a v0 member that seems to have begun anew for the last change of its that is known here: if it still has
+    /// that one, it did not, and what made it seem so was an old packet.
+    fn challenge_v0(&mut self, index: usize, now: MonoNs, out: &mut Outbox) {
+        let node = &self.state[index];
+        let (to, version) = (node.addr, node.version.saturating_sub(1));
+        let (id, addr, own) = (node.id.clone(), node.addr.to_string(), self.advertise.clone());
+        let transmit = self.open_v0(to, Kind::Digest, now, out);
+        let sender = self.sender_v0(&own);
+        let mut w = DigestWriter::new(&mut out.buffer, self.config.max_packet, &sender, false);
+        w.push(&DigestEntry { id: id.as_str(), addr: &addr, version, left: false });
+        self.counters.digest_entries_sent += w.finish() as u64;
+        self.counters.digests_sent += 1;
+        self.note_asked(to, now);
+        out.close(transmit);
     }
 
     fn shows(&mut self, header: &v0::Header<'_>, entry: &DigestEntry<'_>) -> Shows {
@@ -235,8 +243,11 @@ impl Core {
         let now = received.now;
         let max = self.config.max_packet;
         let verified = member.is_some_and(|index| self.state[index].peer.verified);
-        // No more than came, until it is sure that it goes to who asked.
-        let mut room = if verified { 2 * max } else { received.bytes.len() };
+        // No more than came, until it is sure that it goes to who asked. As sure as v0 can be, so there is a limit.
+        self.surplus.refill(now);
+        let more = if verified && !self.surplus.is_empty() { 2 * max } else { 0 };
+        let mut room = more.max(received.bytes.len());
+        let begun = out.buffer.len();
         let mut wants: Vec<(&str, &str, u64)> = Vec::new();
         let mut gives: Vec<(usize, u64)> = Vec::new();
         for entry in digest.entries() {
@@ -252,10 +263,24 @@ impl Core {
         }
         let sent = self.send_delta_v0(received.from, &gives, max.min(room), now, out);
         room = room.saturating_sub(sent);
-        if sent == 0 || (!request && wants.is_empty()) {
-            return;
+        if sent > 0 && (request || !wants.is_empty()) {
+            self.send_digest_v0(received.from, &wants, request, room, now, out);
         }
-        let transmit = self.open_v0(received.from, Kind::Digest, now, out);
+        self.surplus.take((out.buffer.len() - begun).saturating_sub(received.bytes.len()));
+    }
+
+    /// Asks for what is newer there, and, if that is called for, shows what else is known here.
+    fn send_digest_v0(
+        &mut self,
+        to: SocketAddr,
+        wants: &[(&str, &str, u64)],
+        request: bool,
+        room: usize,
+        now: MonoNs,
+        out: &mut Outbox,
+    ) {
+        let max = self.config.max_packet;
+        let transmit = self.open_v0(to, Kind::Digest, now, out);
         let advertise = self.advertise.clone();
         let sender = self.sender_v0(&advertise);
         let start = out.buffer.len();
@@ -264,7 +289,7 @@ impl Core {
         listed.clear();
         listed.resize(self.state.end(), false);
         let mut asked_for = Vec::new();
-        for (id, addr, version) in &wants {
+        for (id, addr, version) in wants {
             if w.push(&DigestEntry { id, addr, version: *version, left: false }) {
                 match self.state.find(id) {
                     Some(index) => listed[index] = true,
@@ -283,11 +308,11 @@ impl Core {
             return;
         }
         for name in asked_for {
-            Questions::note(&mut self.questions.from_zero, name, now);
+            self.questions.expect(name, now);
         }
         self.counters.digest_entries_sent += entries as u64;
         self.counters.digests_sent += 1;
-        Questions::note(&mut self.questions.asked, received.from, now);
+        self.note_asked(to, now);
         out.close(transmit);
     }
 
@@ -365,7 +390,7 @@ impl Core {
         self.counters.digest_entries_sent += w.finish() as u64;
         self.counters.digests_sent += 1;
         self.found.listed = listed;
-        Questions::note(&mut self.questions.asked, to, now);
+        self.note_asked(to, now);
         out.close(transmit);
     }
 
@@ -381,12 +406,32 @@ impl Core {
         let destination = self.links.member(to).map(|index| self.state[index].id.clone());
         let start = out.buffer.len();
         let id = PacketId::default();
-        Transmit { to, destination, kind, id, protocol: Protocol::V0, handed_over: now, range: start..start }
+        let protocol = Protocol::V0;
+        Transmit {
+            to,
+            destination,
+            kind,
+            id,
+            answers: None,
+            limited: false,
+            protocol,
+            handed_over: now,
+            range: start..start,
+        }
     }
 
-    pub(super) fn forget_questions(&mut self, now: MonoNs) {
-        self.questions.asked.retain(|_, at| now - *at <= ANSWER);
-        self.questions.from_zero.retain(|_, at| now - *at <= ANSWER);
+    /// A digest went there.
+    fn note_asked(&mut self, to: SocketAddr, now: MonoNs) {
+        match self.links.member(to) {
+            Some(index) => self.state[index].peer.questioned = Some(now),
+            None => self.questions.ask(to, now),
+        }
+    }
+
+    /// May a delta come from there?
+    fn is_asked(&self, from: SocketAddr, now: MonoNs) -> bool {
+        let member = self.links.member(from).and_then(|index| self.state.at(index));
+        self.questions.is_asked(from, now) || is_open(member.and_then(|node| node.peer.questioned), now)
     }
 }
 

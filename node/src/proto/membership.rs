@@ -67,6 +67,7 @@ impl Core {
             // It voided its goodbye: it is back.
             node.left = None;
             let id = node.id.clone();
+            self.state.roster_changed();
             self.state.list(index);
             self.detector.learn(index, version, v0, now);
             out.events.push(Event::Joined { node: id });
@@ -84,6 +85,7 @@ impl Core {
             node.left = Some(now);
             node.unreachable = None;
             out.events.push(Event::Left { node: node.id.clone() });
+            self.state.roster_changed();
             self.detector.remove(index);
         }
     }
@@ -95,10 +97,12 @@ impl Core {
         match transition.to {
             Reachability::Unreachable => {
                 node.unreachable = Some(transition.at);
+                self.state.roster_changed();
                 self.state.unlist(index);
                 out.events.push(Event::Unreachable { node: id });
             }
             Reachability::Alive if node.unreachable.take().is_some() => {
+                self.state.roster_changed();
                 self.state.list(index);
                 out.events.push(Event::Reachable { node: id });
             }
@@ -117,11 +121,7 @@ impl Core {
         for suspect in digest.suspects() {
             let Some(index) = self.state.find_ref(suspect.node) else { continue };
             if index == SELF {
-                // Again and again would be what a forger wants.
-                if suspect.version >= self.state[SELF].version {
-                    self.counters.refutations += 1;
-                    self.refute(now, clock);
-                }
+                self.suspected(suspect.version, now, clock);
                 continue;
             }
             let Some(by) = self.state.find_ref(suspect.by) else { continue };
@@ -188,15 +188,20 @@ impl Core {
         self.findings = findings;
         if now >= self.sweep_at {
             self.sweep_at = now + SWEEP;
+            self.questions.forget(now);
             self.sweep(now, out);
         }
     }
 
     /// Forgets who is gone for long enough.
     fn sweep(&mut self, now: MonoNs, out: &mut Outbox) {
-        let mut gone = Vec::new();
-        let mut farewells = Vec::new();
+        let roster = Some(self.state.roster());
+        if self.all_here == roster {
+            return;
+        }
+        let (mut gone, mut farewells, mut absent) = (Vec::new(), Vec::new(), false);
         for (index, node) in self.state.iter().skip(1) {
+            absent |= !node.is_alive();
             if let Some(left) = node.left {
                 if now - left > EXPIRY {
                     gone.push((index, Cause::Left));
@@ -207,19 +212,20 @@ impl Core {
                 gone.push((index, Cause::Expired));
             }
         }
+        self.all_here = roster.filter(|_| !absent);
         for index in farewells {
             self.state.unlist(index);
         }
         for (index, cause) in gone {
             let node = self.state.remove(index);
             self.graveyard.bury(node.name, node.version, cause, now);
-            self.links.forget(index, node.addr);
+            let heir = || self.state.iter().find(|(_, other)| other.addr == node.addr).map(|(heir, _)| heir);
+            self.links.forget(index, node.addr, heir);
             self.detector.remove(index);
             self.eager.forget(index);
             self.passing.retain(|p| p.suspect.node != node.name);
             out.events.push(Event::Expired { node: node.id });
         }
-        self.forget_questions(now);
     }
 
     /// Is this old news of a node that is gone?
@@ -230,7 +236,7 @@ impl Core {
     /// May an unknown node become a member?
     pub(super) fn may_return(&mut self, node: NodeRef, version: u64, itself: bool, now: MonoNs) -> bool {
         let source = if itself { Source::Itself } else { Source::Relayed };
-        let claim = Claim { version, left: false, source };
+        let claim = Claim { version, source };
         self.graveyard.admit(node, claim, now) != Admission::Refused
     }
 }

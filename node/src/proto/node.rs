@@ -12,33 +12,35 @@ use super::limits::Limits;
 use super::peer::Peer;
 use crate::wire::v1::{self, NodeRef};
 
-/// One node.
+/// One node. What digests are compared with stands together at its start, in one line of the cache.
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub(super) struct Node {
-    pub(super) id: NodeId,
     /// Its short name.
     pub(super) name: NodeRef,
-    pub(super) addr: SocketAddr,
     /// Known up to here, without holes.
     pub(super) version: u64,
-    entries: BTreeMap<u64, Stored>,
-    versions: BTreeMap<Arc<str>, u64>,
-    /// Keys, values and overhead.
-    pub(super) bytes: usize,
     /// Known up to here before the latest change: what others know who have not heard of that.
     pub(super) before: u64,
     /// Number of its latest change here.
     pub(super) changed: u64,
     /// When that was.
     pub(super) changed_at: MonoNs,
-    /// Where its first delta took it from nothing.
-    pub(super) joined: Joined,
-    /// Is it in digests and in the sum?
-    pub(super) listed: bool,
     /// Since when it is known to have left.
     pub(super) left: Option<MonoNs>,
+    /// Is it in digests and in the sum?
+    pub(super) listed: bool,
     /// Since when it is held for dead.
     pub(super) unreachable: Option<MonoNs>,
+    pub(super) id: NodeId,
+    pub(super) addr: SocketAddr,
+    /// Boxed, since a map's leaf has room for eleven, and most nodes have two or three.
+    entries: BTreeMap<u64, Box<Stored>>,
+    versions: BTreeMap<Arc<str>, u64>,
+    /// Keys, values and overhead.
+    pub(super) bytes: usize,
+    /// Where its first delta took it from nothing.
+    pub(super) joined: Joined,
     pub(super) peer: Peer,
 }
 
@@ -75,11 +77,11 @@ impl Node {
     }
 
     /// Puts a change in place; returns what it replaces.
-    pub(super) fn insert(&mut self, version: u64, entry: Stored) -> Option<Stored> {
+    pub(super) fn insert(&mut self, version: u64, entry: Stored) -> Option<Box<Stored>> {
         let added = cost(&entry.key, &entry.value);
         let replaced = self.versions.insert(entry.key.clone(), version).and_then(|v| self.entries.remove(&v));
         let removed = replaced.as_ref().map_or(0, |old| cost(&old.key, &old.value));
-        self.entries.insert(version, entry);
+        self.entries.insert(version, Box::new(entry));
         self.before = self.version;
         self.version = version;
         self.bytes = self.bytes + added - removed;
@@ -99,7 +101,7 @@ impl Node {
     pub(super) fn reversion(&mut self, floor: u64) {
         let entries = std::mem::take(&mut self.entries);
         let mut version = floor;
-        for entry in entries.into_values() {
+        for mut entry in entries.into_values() {
             if entry.deleted {
                 self.versions.remove(&entry.key);
                 self.bytes -= cost(&entry.key, &entry.value);
@@ -107,7 +109,8 @@ impl Node {
             }
             version += 1;
             self.versions.insert(entry.key.clone(), version);
-            self.entries.insert(version, Stored { reversioned: true, ..entry });
+            entry.reversioned = true;
+            self.entries.insert(version, entry);
         }
         self.version = version;
     }
@@ -119,7 +122,7 @@ impl Node {
     /// The same as it is held.
     pub(super) fn stored_since(&self, version: u64) -> impl Iterator<Item = (u64, &Stored)> + Clone {
         use std::ops::Bound::{Excluded, Unbounded};
-        self.entries.range((Excluded(version), Unbounded)).map(|(version, entry)| (*version, entry))
+        self.entries.range((Excluded(version), Unbounded)).map(|(version, entry)| (*version, &**entry))
     }
     /// Its entry under a key, tombstones included.
     pub(super) fn get(&self, key: &str) -> Option<&Stored> {
@@ -132,7 +135,7 @@ impl Node {
     }
     /// Its entries by key, tombstones included.
     pub(super) fn by_key(&self) -> impl Iterator<Item = (u64, &Stored)> {
-        self.versions.values().filter_map(|version| Some((*version, self.entries.get(version)?)))
+        self.versions.values().filter_map(|version| Some((*version, &**self.entries.get(version)?)))
     }
     /// Number of keys, tombstones included.
     pub(super) fn len(&self) -> usize {
@@ -148,3 +151,6 @@ impl Node {
 pub(super) fn cost(key: &str, value: &[u8]) -> usize {
     key.len() + value.len() + Limits::ENTRY_OVERHEAD
 }
+
+/// The compared part is one line of the cache.
+const _: () = assert!(std::mem::offset_of!(Node, listed) < 64 && align_of::<Node>() == 64);

@@ -11,7 +11,7 @@ use probe_user::clock::ClockSource;
 use super::peer::Protocol;
 use super::sequence::Sequence;
 use super::{EntryArrival, NodeId};
-use crate::wire::v1::Kind;
+use crate::wire::v1::{Kind, Report};
 
 /// Reused from call to call: [`clear`](Outbox::clear) keeps the memory.
 #[derive(Debug, Default)]
@@ -21,6 +21,8 @@ pub struct Outbox {
     pub(super) transmits: Vec<Transmit>,
     /// The packet just handled, when it came from a member and was understood.
     pub packet: Option<PacketArrival>,
+    /// What its sender tells of earlier packets between the two.
+    pub reports: Vec<Report>,
     /// Entries that were new to this node.
     pub entries: Vec<EntryArrival>,
     /// Changes of the state, in order.
@@ -50,6 +52,11 @@ pub struct Transmit {
     pub kind: Kind,
     /// Its id; counter 0 when the destination is no member, and in v0.
     pub id: PacketId,
+    /// The packet that it answers.
+    pub answers: Option<PacketId>,
+    /// Nothing may be added to it: it goes to an address of which it is not sure that it got what was sent there, and
+    /// has as many bytes as came from there.
+    pub limited: bool,
     /// Its format: only v1 packets are stamped.
     pub protocol: Protocol,
     /// T0: when the core handed it over.
@@ -72,6 +79,8 @@ pub struct PacketArrival {
     pub sender_source: Option<ClockSource>,
     /// T0 to T1: the sender's own `send_queue`.
     pub send_queue: Span,
+    /// Counter of the packet of this node's that it answers.
+    pub answers: Option<u32>,
     /// Network time; `None` when T4 is unknown.
     pub one_way: Option<OneWay>,
     /// What its id says about loss, reordering and duplication; `None` for uncounted packets.
@@ -130,6 +139,7 @@ impl Outbox {
         self.buffer.clear();
         self.transmits.clear();
         self.packet = None;
+        self.reports.clear();
         self.entries.clear();
         self.events.clear();
         self.streams.clear();

@@ -9,11 +9,15 @@ use super::core::Core;
 use super::entry::Stored;
 use super::node::cost;
 use super::state::SELF;
-use crate::wire::v1::{self, EntryStamp};
+use crate::wire::v1::{self, Egress, EntryStamp};
 use crate::wire::{BEACON_KEY, COMPACT_KEY, INTERNAL_PREFIX, KEY_MAX, LEFT_KEY, PROTO_KEY, v0};
 
 /// The shortest time between two jumps past an earlier run's versions: each makes all own entries travel again.
 const RESTART_PAUSE: Span = Span::from_secs(1);
+/// The shortest time between two answers to suspicions: each is a change that all nodes pass on.
+const REFUTE_PAUSE: Span = Span::from_millis(250);
+/// Bytes that a beacon may tell.
+const TOLD_MAX: usize = 160;
 /// Tombstones that are kept without writing everything anew.
 const TOMBSTONES: usize = 32;
 
@@ -89,6 +93,7 @@ impl Core {
             network: Some(Bounded::default()),
             kernel: Some(Bounded::default()),
             trace_id: flags.trace_id,
+            egress: Egress::default(),
         };
         let entry = Stored {
             key: key.into(),
@@ -115,13 +120,45 @@ impl Core {
         self.beacon(now, clock);
     }
 
+    /// What the next beacons tell all nodes besides their number: a short text, in which this core sees no meaning. A
+    /// longer one than [`TOLD_MAX`] is not told.
+    pub fn tell(&mut self, text: &str) {
+        if text.len() <= TOLD_MAX {
+            text.clone_into(&mut self.told);
+        }
+    }
+
     pub(super) fn beacon(&mut self, now: MonoNs, clock: &ClockView) {
         self.beacons += 1;
-        self.put_own(BEACON_KEY, self.beacons.to_string().as_bytes(), Flags::INTERNAL, now, clock);
+        let value = match self.told.as_str() {
+            "" => self.beacons.to_string(),
+            told => format!("{} {told}", self.beacons),
+        };
+        self.put_own(BEACON_KEY, value.as_bytes(), Flags::INTERNAL, now, clock);
+    }
+
+    /// Someone suspects this node, known at `version`.
+    pub(super) fn suspected(&mut self, version: u64, now: MonoNs, clock: &ClockView) {
+        let own = self.state[SELF].version;
+        if version > own {
+            // Of an earlier run, or forged: no version could ever be above it.
+            self.counters.suspected_ahead += 1;
+            self.find_restart(version, now);
+        } else if version == own {
+            if now >= self.refute_at {
+                self.refute(now, clock);
+            } else {
+                self.refute_due = true;
+                self.beacon_at = self.beacon_at.min(self.refute_at);
+            }
+        }
     }
 
     /// Says that this node is alive after all: a version that nobody who suspects it has seen.
     pub(super) fn refute(&mut self, now: MonoNs, clock: &ClockView) {
+        self.counters.refutations += 1;
+        self.refute_at = now + REFUTE_PAUSE;
+        self.refute_due = false;
         let before = self.state[SELF].version;
         self.beacon(now, clock);
         self.eager.note(SELF, before, now);

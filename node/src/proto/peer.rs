@@ -35,6 +35,8 @@ pub(super) struct Peer {
     /// The last request to it: its packet counter, and when.
     pub(super) asked: Option<Asked>,
     pub(super) received: Tracker,
+    /// When a v0 digest went to its address.
+    pub(super) questioned: Option<MonoNs>,
     /// Signs that it began anew under its old id.
     pub(super) reborn: Rebirth,
 }
@@ -50,39 +52,68 @@ pub(super) struct Asked {
 /// Is this a new run of a node that does not know its own past (Piko's restart under a fixed id)?
 ///
 /// Its digests then show versions below the ones that are known. So does a late or replayed one of an old packet; so
-/// it takes several over a while, and none that knows more in between.
+/// it takes several over a while, between which the node was challenged to show that it knows more, and did not.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Rebirth {
     signs: u8,
     since: MonoNs,
+    challenges: u8,
+    challenged_at: MonoNs,
     /// The earlier run's version and when it was given up: until its news have died out, only the node itself is
     /// believed.
     past: Option<(u64, MonoNs)>,
 }
 
+/// What a node's digest says of its past.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sign {
+    /// Nothing that matters now.
+    None,
+    /// It should be challenged.
+    Doubtful,
+    /// It began anew.
+    Anew,
+}
+
 /// Signs that it takes...
 const SIGNS: u8 = 3;
-/// ...over at least this long.
+/// ...over at least this long...
 const SIGNS_OVER: Span = Span::from_secs(1);
+/// ...and challenges that stayed unanswered,
+const CHALLENGES: u8 = 3;
+/// each for this long.
+const CHALLENGE_PAUSE: Span = Span::from_millis(200);
 /// Longer than anybody holds the earlier run's entries: unreachable nodes are forgotten before.
 const PAST: Span = Span::from_secs(120);
 
 impl Rebirth {
-    /// The node itself showed its own version, `shown`, where `known` is known. Is it anew?
-    pub(super) fn sign(&mut self, shown: u64, known: u64, now: MonoNs) -> bool {
-        if shown >= known {
-            self.signs = 0;
-            return false;
+    /// The node itself showed its own version, `shown`, where `known` is known.
+    pub(super) fn sign(&mut self, shown: u64, known: u64, now: MonoNs) -> Sign {
+        if self.shown(shown, known) {
+            return Sign::None;
         }
         if self.signs == 0 {
             self.since = now;
         }
         self.signs = self.signs.saturating_add(1);
-        let anew = self.signs >= SIGNS && now - self.since >= SIGNS_OVER;
-        if anew {
-            *self = Self { past: Some((known, now)), ..Self::default() };
+        if self.challenges > 0 && now - self.challenged_at < CHALLENGE_PAUSE {
+            return Sign::None;
         }
-        anew
+        if self.signs >= SIGNS && self.challenges >= CHALLENGES && now - self.since >= SIGNS_OVER {
+            *self = Self { past: Some((known, now)), ..Self::default() };
+            return Sign::Anew;
+        }
+        self.challenges = self.challenges.saturating_add(1);
+        self.challenged_at = now;
+        Sign::Doubtful
+    }
+    /// The node showed that it knows a version of its own. If it is no less than what is `known`, all signs are void.
+    pub(super) fn shown(&mut self, version: u64, known: u64) -> bool {
+        let void = version >= known;
+        if void {
+            (self.signs, self.challenges) = (0, 0);
+        }
+        void
     }
     /// May others tell of it? Not as long as they may be telling of its past.
     pub(super) fn only_itself(&mut self, version: u64, now: MonoNs) -> bool {
@@ -104,10 +135,17 @@ mod tests {
     fn late_packets_are_no_rebirth_but_a_steady_lower_version_is() {
         let at = |ms: i64| MonoNs::from_nanos(ms * 1_000_000);
         let mut r = Rebirth::default();
-        assert!(!r.sign(4, 9, at(0)) && !r.sign(4, 9, at(900)) && !r.sign(9, 9, at(950)));
-        assert!(!r.sign(4, 9, at(1000)) && !r.sign(4, 9, at(1900)), "two are not enough");
-        assert!(r.sign(5, 9, at(2100)));
-        assert!(r.only_itself(5, at(2100)) && r.only_itself(9, at(100_000)));
+        assert_eq!(r.sign(4, 9, at(0)), Sign::Doubtful);
+        assert_eq!(r.sign(4, 9, at(100)), Sign::None, "it has time to answer");
+        assert_eq!(r.sign(4, 9, at(900)), Sign::Doubtful);
+        assert_eq!(r.sign(9, 9, at(950)), Sign::None);
+        assert_eq!(r.sign(4, 9, at(1000)), Sign::Doubtful);
+        assert_eq!(r.sign(4, 9, at(1900)), Sign::Doubtful, "two are not enough");
+        assert_eq!(r.sign(5, 9, at(2100)), Sign::Doubtful, "nor are two challenges");
+        assert!(!r.shown(8, 9));
+        assert_eq!(r.sign(5, 9, at(2299)), Sign::None);
+        assert_eq!(r.sign(5, 9, at(2300)), Sign::Anew);
+        assert!(r.only_itself(5, at(2300)) && r.only_itself(9, at(100_000)));
         assert!(!r.only_itself(10, at(3000)), "beyond its past there is nothing to mix up");
     }
 }

@@ -22,6 +22,13 @@ pub(super) struct Tracker {
 }
 
 impl Tracker {
+    /// Is it so old that it may be either late or a copy?
+    pub(super) fn is_old(&self, incarnation: u32, counter: u32) -> bool {
+        let behind = self.newest.wrapping_sub(counter);
+        let tracked = counter != 0 && self.seen != 0 && self.incarnation == incarnation;
+        tracked && (u64::BITS..=1 << 31).contains(&behind)
+    }
+
     /// Notes a packet. `None` for an uncounted one (counter 0), for the first of an incarnation (nothing to
     /// compare with) and for one so old that it may be either late or a copy.
     pub(super) fn note(&mut self, incarnation: u32, counter: u32) -> Option<Sequence> {
@@ -67,6 +74,8 @@ mod tests {
         assert_eq!(t.note(7, 5), Some(Sequence { duplicate: true, ..Sequence::default() }));
         assert_eq!(t.note(7, 300), lost(294));
         assert_eq!(t.note(7, 200), None, "older than the window: late or a copy, nobody can tell");
+        assert!(t.is_old(7, 200) && t.is_old(7, 236) && !t.is_old(7, 237) && !t.is_old(7, 301));
+        assert!(!t.is_old(8, 200) && !t.is_old(7, 0));
     }
 
     #[test]

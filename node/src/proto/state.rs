@@ -14,6 +14,7 @@ use slab::Slab;
 use super::NodeId;
 use super::entry::Stored;
 use super::node::{Joined, Node, cost};
+use super::peer::Protocol;
 use crate::wire::v1::{NodeRef, StateSum};
 
 /// Position of this node in [`State`].
@@ -32,6 +33,8 @@ pub(super) struct State {
     pub(super) bytes: usize,
     /// Over the nodes that are listed in digests.
     sum: StateSum,
+    /// See [`roster`](Self::roster).
+    roster: u64,
 }
 
 impl Index<usize> for State {
@@ -55,6 +58,7 @@ impl State {
             changes: 0,
             bytes: 0,
             sum: StateSum::default(),
+            roster: 0,
         };
         let joined = Joined { version: 0, at: UtcNs::from_nanos(0), mono: now };
         state.join(own, addr, joined, now);
@@ -89,6 +93,22 @@ impl State {
         self.sum
     }
 
+    /// Rises whenever another node may be known, be alive, or speak another protocol than before.
+    pub(super) fn roster(&self) -> u64 {
+        self.roster
+    }
+    pub(super) fn roster_changed(&mut self) {
+        self.roster += 1;
+    }
+    /// A node speaks this from now on.
+    pub(super) fn speaks(&mut self, index: usize, protocol: Protocol) {
+        let peer = &mut self.nodes[index].peer;
+        if peer.protocol != protocol {
+            peer.protocol = protocol;
+            self.roster_changed();
+        }
+    }
+
     /// Adds a node whose short name nobody has yet.
     pub(super) fn join(&mut self, id: NodeId, addr: SocketAddr, joined: Joined, now: MonoNs) -> usize {
         let node = Node::new(id, addr, joined);
@@ -96,6 +116,7 @@ impl State {
         debug_assert!(!self.by_ref.contains_key(&name), "looked up before");
         let index = self.nodes.insert(node);
         self.by_ref.insert(name, index);
+        self.roster_changed();
         self.touch(index, now);
         index
     }
@@ -105,6 +126,7 @@ impl State {
         self.unlist(index);
         let node = self.nodes.remove(index);
         self.by_ref.remove(&node.name);
+        self.roster_changed();
         self.recent.remove(&node.changed);
         self.bytes -= node.bytes;
         node
@@ -116,7 +138,13 @@ impl State {
     }
 
     /// Puts a change of a node in place: `version` becomes its known version. Returns what it replaces.
-    pub(super) fn put(&mut self, index: usize, version: u64, entry: Stored, now: MonoNs) -> Option<Stored> {
+    pub(super) fn put(
+        &mut self,
+        index: usize,
+        version: u64,
+        entry: Stored,
+        now: MonoNs,
+    ) -> Option<Box<Stored>> {
         let node = &mut self.nodes[index];
         debug_assert!(version > node.version, "changes come in the origin's order");
         if node.listed {

@@ -15,7 +15,7 @@ use super::peer::Protocol;
 use super::state::SELF;
 use super::{Outbox, Rejected};
 use crate::wire::v0::{self, DigestEntry, stream};
-use crate::wire::v1::NodeRef;
+use crate::wire::v1::{Egress, NodeRef};
 
 /// Time between tries to reach a seed while nobody else is known.
 const SEED_RETRY: Span = Span::from_secs(1);
@@ -109,15 +109,14 @@ impl Core {
                 self.apply_own_state(&header, &delta, &carrier, out);
                 if let Some(index) = self.state.find(header.node_id) {
                     let shares_v1 = self.shares_v1(header.max_version);
-                    let peer = &mut self.state[index];
-                    // A handshake shows that its IP is its own; its port it may claim.
-                    peer.peer.verified |= peer.addr.ip() == from.ip();
-                    peer.peer.protocol = if shares_v1 { Protocol::V1 } else { Protocol::V0 };
-                    self.heard(index, None, now, out);
-                }
-                for entry in digest.entries() {
-                    if entry.id == self.config.id.as_str() {
-                        self.find_restart(entry.version, now);
+                    let node = &mut self.state[index];
+                    // A handshake shows that its IP is its own; its port it may claim. From elsewhere it may be anyone.
+                    if node.addr.ip() == from.ip() {
+                        node.peer.verified = true;
+                        self.state.speaks(index, if shares_v1 { Protocol::V1 } else { Protocol::V0 });
+                        self.heard(index, None, now, out);
+                        let own = digest.entries().find(|entry| entry.id == self.config.id.as_str());
+                        self.find_restart(own.map_or(0, |entry| entry.version), now);
                     }
                 }
                 self.write_join_response(&header, &digest, past.as_ref(), response);
@@ -175,7 +174,7 @@ impl Core {
                 if self.shares_v1(response.header.max_version) { Protocol::V1 } else { Protocol::V0 };
             let node = &mut self.state[index];
             node.peer.verified |= node.addr == from;
-            node.peer.protocol = protocol;
+            self.state.speaks(index, protocol);
         }
         self.restart(now, clock);
         self.spread(None, now, out);
@@ -257,7 +256,15 @@ impl Core {
     }
 
     fn stream_carrier<'a>(&self, sender: &str, now: MonoNs, clock: &'a ClockView) -> Carrier<'a> {
-        Carrier { now, clock, network: None, kernel: None, sender: NodeRef::of(sender), eager: true }
+        Carrier {
+            now,
+            clock,
+            network: None,
+            kernel: None,
+            egress: Egress::default(),
+            sender: NodeRef::of(sender),
+            eager: true,
+        }
     }
 }
 

@@ -96,6 +96,13 @@ impl Core {
             beacon: node.get(BEACON_KEY).and_then(|e| e.stamp).map(|stamp| stamp.created_utc()),
         })
     }
+    /// What the beacons of the nodes that are there tell: see [`tell`](Core::tell).
+    pub fn told(&self) -> impl Iterator<Item = (&NodeId, &str)> {
+        self.state.iter().filter(|(_, node)| node.is_alive()).filter_map(|(_, node)| {
+            let value = std::str::from_utf8(&node.get(BEACON_KEY)?.value).ok()?;
+            Some((&node.id, value.split_once(' ')?.1))
+        })
+    }
     /// How many nodes are known, this one included; counts none of their entries.
     pub fn member_count(&self) -> usize {
         self.state.len()

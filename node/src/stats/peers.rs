@@ -44,6 +44,36 @@ impl<T: Default> Peers<T> {
         })
     }
 
+    /// Makes sure of room for a peer that must not be left out: the one silent for longest of those that need not be
+    /// `kept` makes room, however short that is.
+    pub fn admit(&mut self, id: &str, now: MonoNs, kept: impl Fn(&str) -> bool) {
+        if self.known.contains_key(id) {
+            return;
+        }
+        if self.known.len() >= self.most {
+            let others = self.known.iter().filter(|(id, _)| !kept(id));
+            let Some(id) = others.min_by_key(|(_, peer)| peer.last).map(|(id, _)| id.clone()) else { return };
+            self.known.remove(&id);
+            self.left_out += 1;
+        }
+        self.known.insert(id.to_owned(), Peer { last: now, value: T::default() });
+    }
+
+    /// The peer's value, if it is known; it does not count as heard of.
+    pub fn find(&mut self, id: &str) -> Option<&mut T> {
+        self.known.get_mut(id).map(|peer| &mut peer.value)
+    }
+
+    /// The same, to look at.
+    pub fn peek(&self, id: &str) -> Option<&T> {
+        self.known.get(id).map(|peer| &peer.value)
+    }
+
+    /// Every peer, in no particular order.
+    pub fn each(&mut self, mut each: impl FnMut(&str, &mut T)) {
+        self.known.iter_mut().for_each(|(id, peer)| each(id, &mut peer.value));
+    }
+
     /// All peers by id.
     pub fn sorted(&self) -> Vec<(&str, &T)> {
         let mut all: Vec<_> = self.known.iter().map(|(id, peer)| (id.as_str(), &peer.value)).collect();
@@ -90,5 +120,19 @@ mod tests {
         assert_eq!(peers.sorted(), [("b", &2), ("c", &3)]);
         assert_eq!(peers.left_out(), 2);
         assert_eq!(peers.get("b", at(61)), Some(&mut 2));
+    }
+
+    #[test]
+    fn one_that_must_be_there_takes_the_place_of_one_that_need_not() {
+        let mut peers = Peers::<u32>::new(2);
+        *peers.get("neighbour", at(0)).unwrap() = 1;
+        *peers.get("other", at(1)).unwrap() = 2;
+        let kept = |id: &str| id == "neighbour";
+        peers.admit("next", at(2), kept);
+        assert_eq!(peers.sorted(), [("neighbour", &1), ("next", &0)]);
+        peers.admit("neighbour", at(3), kept);
+        assert_eq!((peers.peek("neighbour"), peers.left_out()), (Some(&1), 1));
+        peers.admit("third", at(4), |_| true);
+        assert_eq!(peers.sorted().len(), 2, "never more than there is room for");
     }
 }

@@ -206,6 +206,8 @@ impl Integer {
 
 /// Marker of a 64-bit integer with sign, whatever its value.
 pub(crate) const INT64: u8 = 0xd3;
+/// Marker of an unsigned number of fixed length, as it can be overwritten in place.
+pub(crate) const UINT32: u8 = 0xce;
 /// Marker of a string with an 8-bit length.
 const STR8: u8 = 0xd9;
 

@@ -1,6 +1,8 @@
 //! Three hosts with a node, a real probe and a real chronyd each, and what their nodes recorded.
 #![allow(dead_code, unreachable_pub, reason = "every test file uses its own part")]
 
+pub mod arsenal;
+pub mod capture;
 pub mod http;
 pub mod local;
 pub mod trio;
@@ -34,6 +36,10 @@ pub struct Plan {
     pub chrony_offset: f64,
     /// More arguments for its node.
     pub extra: Vec<String>,
+    /// By which host's node it joins.
+    pub seed: usize,
+    /// Hosts to which it can send nothing.
+    pub cut: Vec<usize>,
 }
 
 /// Hosts `a`, `b`, `c` on one bridge; an NTP server beside it.
@@ -66,9 +72,13 @@ impl Cluster {
         for client in &mut clients {
             client.wait_synchronised()?;
         }
-        let seed = node::gossip(hosts.get(0).context("a host")?.v4());
+        let address = |i: usize| Ok::<_, anyhow::Error>(hosts.get(i).context("a host")?.v4());
         let mut nodes = Vec::new();
         for (i, (host, plan)) in hosts.iter().zip(plans).enumerate() {
+            for other in &plan.cut {
+                host.namespace().batch(&format!("route add unreachable {}/32\n", address(*other)?))?;
+            }
+            let seed = node::gossip(address(plan.seed)?);
             let mut spec = NodeSpec::new(BINARY, name(i), node::gossip(host.v4())).seed(seed);
             spec.probe = "ebpf";
             spec.metrics_bind = Some(node::metrics_everywhere());
@@ -178,11 +188,13 @@ fn index(name: &str) -> usize {
     name.bytes().next().map_or(usize::MAX, |b| usize::from(b - b'a'))
 }
 
-fn record(dir: &Path, i: usize) -> PathBuf {
+/// Where host `i`'s node records.
+pub fn record(dir: &Path, i: usize) -> PathBuf {
     dir.join(format!("{}.record", name(i)))
 }
 
-fn read_record(path: &Path) -> Result<Vec<Value>> {
+/// Every line of a record.
+pub fn read_record(path: &Path) -> Result<Vec<Value>> {
     let text = std::fs::read_to_string(path)?;
     text.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
 }

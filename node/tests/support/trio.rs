@@ -79,7 +79,7 @@ impl Trio {
             let n = |key: &str| count(&report["accounting"][key]);
             assert_eq!(
                 (n("seen"), n("pending")),
-                (n("matched") + n("unmatched") + n("late") + n("ring_failed"), 0),
+                (n("matched") + n("unmatched") + n("late") + n("ring_failed") + n("dropped"), 0),
                 "{}: {}",
                 report["id"],
                 report["accounting"]

@@ -6,7 +6,7 @@
 use probe_ebpf::time::{Bounded, MonoNs, Span, UtcNs, WallNs};
 use serde::{Deserialize, Serialize};
 
-use crate::clock::{ClockState, ClockView, correct};
+use crate::clock::{ClockState, ClockView, DRIFT_PPB, correct};
 
 /// Which stamp stands for the moment of sending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -16,13 +16,19 @@ pub enum TxStage {
     AppTx,
 }
 
-/// How a one-way time was moved onto one timeline.
+/// How a one-way time was moved onto one timeline, and so what it can show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Correction {
-    /// Both hosts' NTP readings.
+    /// Both hosts' NTP readings: sees asymmetric paths, but not a clock that lies.
     Ntp,
-    /// At least one host has no synchronised reading: the two wall clocks' plain difference.
+    /// NTP's interval, narrowed by what the packets between the hosts allow: sees asymmetric paths as far as the bound
+    /// tells, and a clock that lies by more than the bounds and the least one-way time.
+    Fused,
+    /// The packets between the hosts alone: sees changes and drift, but not asymmetry, since it makes the least times
+    /// of both directions the same.
+    PeerOnly,
+    /// Nothing is known of the clocks: the two walls' plain difference, which shows changes at most.
     None,
 }
 
@@ -35,13 +41,27 @@ pub struct PeerClock {
     pub bound: Span,
     /// How far the sender trusts it.
     pub state: ClockState,
+    /// Number of the sender's clock epoch, modulo 128: a change means that the wall clock was stepped between.
+    pub epoch: u8,
 }
 
 impl PeerClock {
     /// What this host tells its peers of its clock at `when`.
     pub fn of(local: &ClockView, when: MonoNs) -> Self {
         let theta = local.offset.at(when);
-        Self { theta: theta.value, bound: theta.bound + local.mapping.error, state: local.offset.state }
+        Self {
+            theta: theta.value,
+            bound: theta.bound + local.mapping.error,
+            state: local.offset.state,
+            epoch: (local.mapping.epoch % 128) as u8,
+        }
+    }
+}
+
+impl PeerClock {
+    /// The reading after `age` has passed (of either sign): the bound grows as in [`ClockOffset::at`](crate::clock::ClockOffset::at).
+    pub fn at(&self, age: Span) -> Bounded {
+        Bounded::new(self.theta, self.bound + age.drift(DRIFT_PPB))
     }
 }
 
@@ -54,6 +74,14 @@ pub struct SentStamp {
     pub clock: PeerClock,
     /// Which stamp `wall` is.
     pub stage: TxStage,
+}
+
+impl OneWay {
+    /// The wire's part and the sender's kernel's, as far as they can be told apart.
+    pub fn split(&self) -> (Bounded, Bounded) {
+        let egress = self.egress.unwrap_or_default();
+        (self.time - egress, egress)
+    }
 }
 
 impl SentStamp {
@@ -72,6 +100,25 @@ pub struct OneWay {
     pub correction: Correction,
     /// The same difference without any correction (for reports and tests).
     pub uncorrected: Span,
+    /// What the sender's kernel and queue (T1 to T3), which are inside of it, took lately: an estimate until the sender
+    /// has told it of this packet. `None` when it never did.
+    pub egress: Option<Bounded>,
+}
+
+/// Moves another host's stamps onto this host's timeline.
+pub trait Align: std::fmt::Debug {
+    /// Network time of a packet that `peer` sent at `sent` and this host's kernel stamped at `received` (T4).
+    fn one_way(&self, peer: &str, sent: &SentStamp, received: MonoNs, local: &ClockView) -> OneWay;
+}
+
+/// By the two hosts' own clock readings and nothing else.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ByReadings;
+
+impl Align for ByReadings {
+    fn one_way(&self, _: &str, sent: &SentStamp, received: MonoNs, local: &ClockView) -> OneWay {
+        one_way(sent, received, local)
+    }
 }
 
 /// Network time of a packet sent at `sent` and stamped by this host's kernel at `received` (T4).
@@ -86,7 +133,7 @@ pub fn one_way(sent: &SentStamp, received: MonoNs, local: &ClockView) -> OneWay 
         // Half a correction would be worse than none.
         (uncorrected, Correction::None)
     };
-    OneWay { time: Bounded::new(value, from_bound + to_bound), correction, uncorrected }
+    OneWay { time: Bounded::new(value, from_bound + to_bound), correction, uncorrected, egress: None }
 }
 
 #[cfg(test)]
@@ -108,6 +155,7 @@ mod tests {
                 read_at: MonoNs::from_nanos(0),
                 source: ClockSource::Chrony,
                 state,
+                rate: None,
             },
         }
     }

@@ -7,14 +7,21 @@
 use probe_ebpf::time::{Bounded, MonoNs, Span};
 use serde::{Deserialize, Serialize};
 
-use super::align::OneWay;
-
-/// A named part of a packet's journey.
+/// A named part of a packet's journey, as it is exported: the seven [`Leg`](super::journey::Leg)s, and what stands for
+/// two or three of them where a stamp between is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Segment {
-    /// The sender's stamp to T4: wire, NICs, their rings and interrupts at both ends.
+    /// T0 to T1: the sending process.
+    SendQueue,
+    /// T1 to T2: the sender's kernel.
+    EgressStack,
+    /// T2 to T3: the queue of the sender's own link.
+    Qdisc,
+    /// T3 to T4: wire, NICs, their rings and interrupts at both ends.
     Network,
+    /// T1 to T4, where the sender has not told T2 and T3: its kernel, its queue and the network, not told apart.
+    EgressAndNetwork,
     /// T4 to T5: the receiver's kernel.
     IngressStack,
     /// T5 to T6: the receiving process is not reading.
@@ -27,8 +34,12 @@ pub enum Segment {
 
 impl Segment {
     /// Every segment, in the order of the journey.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 9] = [
+        Self::SendQueue,
+        Self::EgressStack,
+        Self::Qdisc,
         Self::Network,
+        Self::EgressAndNetwork,
         Self::IngressStack,
         Self::SocketQueue,
         Self::IngressStackAndSocketQueue,
@@ -38,7 +49,11 @@ impl Segment {
     /// The name under which it is exported.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::SendQueue => "send_queue",
+            Self::EgressStack => "egress_stack",
+            Self::Qdisc => "qdisc",
             Self::Network => "network",
+            Self::EgressAndNetwork => "egress_and_network",
             Self::IngressStack => "ingress_stack",
             Self::SocketQueue => "socket_queue",
             Self::IngressStackAndSocketQueue => "ingress_stack_and_socket_queue",
@@ -96,30 +111,6 @@ impl Receipt {
             Some(Bounded::new(Span::ZERO, waited.value.abs() + waited.bound))
         })
     }
-
-    /// Calls `each` with every segment that these stamps give. `applied` is T7.
-    pub fn segments(
-        &self,
-        one_way: Option<&OneWay>,
-        applied: MonoNs,
-        mut each: impl FnMut(Segment, Bounded),
-    ) {
-        if let Some(one_way) = one_way {
-            each(Segment::Network, one_way.time);
-        }
-        let read = Stamp::exact(self.read);
-        match (self.received, self.filtered) {
-            (received, Some(filtered)) => {
-                if let Some(received) = received {
-                    each(Segment::IngressStack, filtered.since(received));
-                }
-                each(Segment::SocketQueue, read.since(filtered));
-            }
-            (Some(received), None) => each(Segment::IngressStackAndSocketQueue, read.since(received)),
-            (None, None) => {}
-        }
-        each(Segment::Handling, Stamp::exact(applied).since(read));
-    }
 }
 
 /// An entry's way from its creation to this host, as named parts (DESIGN section 1, "Entries").
@@ -146,48 +137,17 @@ impl Propagation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::analysis::align::Correction;
 
     fn mono(ns: i64) -> MonoNs {
         MonoNs::from_nanos(ns)
     }
-    fn all(receipt: &Receipt) -> Vec<(Segment, i64)> {
-        let one_way = OneWay {
-            time: Bounded::exact(Span::from_nanos(-7)),
-            correction: Correction::Ntp,
-            uncorrected: Span::ZERO,
-        };
-        let mut out = Vec::new();
-        receipt.segments(Some(&one_way), mono(1000), |s, b| out.push((s, b.value.as_nanos())));
-        out
-    }
 
     #[test]
-    fn tier_1_gives_four_segments_and_keeps_negatives() {
-        let receipt = Receipt {
-            received: Some(Stamp { at: mono(100), error: Span::from_nanos(20) }),
-            filtered: Some(Stamp::exact(mono(98))),
-            read: mono(400),
-        };
-        assert_eq!(
-            all(&receipt),
-            [
-                (Segment::Network, -7),
-                (Segment::IngressStack, -2),
-                (Segment::SocketQueue, 302),
-                (Segment::Handling, 600)
-            ]
-        );
+    fn a_receivers_kernel_time_is_exact_with_a_filter_and_bounded_without() {
+        let received = Some(Stamp { at: mono(100), error: Span::from_nanos(20) });
+        let receipt = Receipt { received, filtered: Some(Stamp::exact(mono(98))), read: mono(400) };
         assert_eq!(receipt.ingress_stack(), Some(Bounded::new(Span::from_nanos(-2), Span::from_nanos(20))));
-    }
-
-    #[test]
-    fn tier_0_names_what_it_cannot_split() {
         let receipt = Receipt { received: Some(Stamp::exact(mono(100))), filtered: None, read: mono(400) };
-        assert_eq!(
-            all(&receipt),
-            [(Segment::Network, -7), (Segment::IngressStackAndSocketQueue, 300), (Segment::Handling, 600)]
-        );
         assert_eq!(receipt.ingress_stack(), None);
         assert_eq!(receipt.kernel(), Some(Bounded::new(Span::ZERO, Span::from_nanos(300))));
     }

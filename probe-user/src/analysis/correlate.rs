@@ -9,7 +9,10 @@
 //! Two CPUs can deliver at once. A filter that is preempted between reserving its slot and submitting it holds
 //! back the events behind its own, so now and then a datagram is read before its event: that event is *late*.
 //!
-//! Accounting is complete: `drained = matched + unmatched + late + pending`.
+//! Where the kernel tells what it dropped ([`crate::drops`]), an event whose datagram was dropped is known as such: by
+//! its key, or, where the kernel tells only a number, as one of so many that were given up.
+//!
+//! Accounting is complete: `drained = matched + unmatched + late + dropped + pending`.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -21,12 +24,16 @@ use probe_ebpf::time::{MonoNs, Span};
 pub struct Outcomes {
     /// Joined with their datagram.
     pub matched: u64,
-    /// Expired without one, or pushed out by newer events.
+    /// Expired without one, or pushed out by newer events, and the kernel told of no drop.
     pub unmatched: u64,
+    /// The kernel dropped their datagram after the filter.
+    pub dropped: u64,
     /// Came after their datagram had been handled, or were given up and then the datagram came after all.
     pub late: u64,
     /// Datagrams for which there was no event.
     pub without_event: u64,
+    /// Drops that are told by key and for which there was no event: before the filter, or the ring was full.
+    pub dropped_without_event: u64,
 }
 
 /// A bounded, expiring window of events.
@@ -36,13 +43,23 @@ pub struct Correlator {
     /// Every event in the order of draining, for expiry; matched ones leave it when they reach its head.
     order: VecDeque<Drained>,
     /// Keys given up lately, so that a datagram that comes after all is known as late.
-    given_up: VecDeque<PacketKey>,
+    given_up: VecDeque<GivenUp>,
     /// Keys of datagrams for which there was no event, lately.
     missed: VecDeque<PacketKey>,
     capacity: usize,
     outcomes: Outcomes,
     drained: u64,
     pending: u64,
+    /// Drops after the filter that are known by number only, and how many events were given up as theirs.
+    by_number: u64,
+    credited: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct GivenUp {
+    key: PacketKey,
+    /// As dropped, or as unmatched?
+    dropped: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -80,6 +97,8 @@ impl Correlator {
             outcomes: Outcomes::default(),
             drained: 0,
             pending: 0,
+            by_number: 0,
+            credited: 0,
         }
     }
 
@@ -120,10 +139,9 @@ impl Correlator {
         });
         match found {
             Some(_) => self.outcomes.matched += 1,
-            None => match self.given_up.iter().position(|k| *k == key || *k == bare) {
-                Some(at) => {
-                    self.given_up.remove(at);
-                    self.outcomes.unmatched -= 1;
+            None => match self.find_given_up(&key, |_| true) {
+                Some(given_up) => {
+                    self.take_back(given_up);
                     self.outcomes.late += 1;
                 }
                 None => {
@@ -136,6 +154,38 @@ impl Correlator {
             },
         }
         found
+    }
+
+    /// The kernel dropped the datagram of this key.
+    pub fn dropped(&mut self, key: PacketKey) {
+        if self.remove_oldest(&key).is_some() {
+            self.outcomes.dropped += 1;
+        } else if let Some(given_up) = self.find_given_up(&key, |given_up| !given_up.dropped) {
+            self.take_back(given_up);
+            self.outcomes.dropped += 1;
+        } else {
+            self.outcomes.dropped_without_event += 1;
+        }
+    }
+
+    /// So many datagrams were dropped after the filter, since the start, of which the keys are not told.
+    pub fn set_dropped_by_number(&mut self, total: u64) {
+        self.by_number = self.by_number.max(total);
+    }
+
+    fn find_given_up(&mut self, key: &PacketKey, is: impl Fn(&GivenUp) -> bool) -> Option<GivenUp> {
+        let bare = key.without_tstamp();
+        let at = self.given_up.iter().position(|g| (g.key == *key || g.key == bare) && is(g))?;
+        self.given_up.remove(at)
+    }
+
+    fn take_back(&mut self, given_up: GivenUp) {
+        if given_up.dropped {
+            self.outcomes.dropped -= 1;
+            self.credited -= 1;
+        } else {
+            self.outcomes.unmatched -= 1;
+        }
     }
 
     /// Gives up events that have waited for longer than [`Self::WINDOW`].
@@ -182,11 +232,17 @@ impl Correlator {
         let Some(head) = self.order.pop_front() else { return false };
         if self.waiting.get(&head.key).is_some_and(|w| w.number == head.number) {
             self.remove_oldest(&head.key);
-            self.outcomes.unmatched += 1;
+            let dropped = self.credited < self.by_number;
+            if dropped {
+                self.outcomes.dropped += 1;
+                self.credited += 1;
+            } else {
+                self.outcomes.unmatched += 1;
+            }
             if self.given_up.len() == Self::REMEMBERED {
                 self.given_up.pop_front();
             }
-            self.given_up.push_back(head.key);
+            self.given_up.push_back(GivenUp { key: head.key, dropped });
         }
         true
     }
@@ -256,19 +312,51 @@ mod tests {
         assert!(c.take(event(2, 1).key()).is_some());
     }
 
+    #[test]
+    fn a_drop_is_found_by_its_key_also_after_its_event_was_given_up() {
+        let mut c = Correlator::new(8);
+        for id in 0..3 {
+            c.push(event(id, 1), at(0));
+        }
+        c.dropped(event(0, 1).key());
+        c.dropped(event(7, 1).key());
+        c.expire(at(3000));
+        assert_eq!(
+            c.outcomes(),
+            Outcomes { dropped: 1, unmatched: 2, dropped_without_event: 1, ..Outcomes::default() }
+        );
+        c.dropped(event(1, 1).key());
+        assert_eq!((c.outcomes().dropped, c.outcomes().unmatched), (2, 1));
+    }
+
+    #[test]
+    fn so_many_as_were_dropped_are_given_up_as_dropped_and_one_that_comes_after_all_is_late() {
+        let mut c = Correlator::new(8);
+        for id in 0..3 {
+            c.push(event(id, 1), at(0));
+        }
+        c.set_dropped_by_number(2);
+        c.expire(at(3000));
+        assert_eq!(c.outcomes(), Outcomes { dropped: 2, unmatched: 1, ..Outcomes::default() });
+        assert_eq!(c.take(event(0, 1).key()), None);
+        assert_eq!(c.outcomes(), Outcomes { dropped: 1, unmatched: 1, late: 1, ..Outcomes::default() });
+    }
+
     proptest! {
         #[test]
-        fn every_event_is_accounted_for(steps in prop::collection::vec((0u8..4, 0u8..3, 0u64..2), 0..400)) {
+        fn every_event_is_accounted_for(steps in prop::collection::vec((0u8..6, 0u8..3, 0u64..2), 0..400)) {
             let mut c = Correlator::new(5);
             let mut now = at(0);
             for (step, id, tstamp) in steps {
                 match step {
                     0 | 1 => c.push(event(id, tstamp), now),
                     2 => { c.take(event(id, tstamp).key()); }
+                    3 => c.dropped(event(id, tstamp).key()),
+                    4 => c.set_dropped_by_number(u64::from(id)),
                     _ => { now = now + Span::from_millis(700); c.expire(now); }
                 }
                 let o = c.outcomes();
-                prop_assert_eq!(c.drained(), o.matched + o.unmatched + o.late + c.pending());
+                prop_assert_eq!(c.drained(), o.matched + o.unmatched + o.late + o.dropped + c.pending());
                 prop_assert!(c.pending() <= 5);
             }
             c.flush();

@@ -3,4 +3,6 @@
 pub mod align;
 pub mod breakdown;
 pub mod correlate;
+pub mod journey;
 pub mod quantiles;
+pub mod verdict;

@@ -11,6 +11,7 @@ use std::io;
 use probe_ebpf::time::{MonoNs, Span};
 
 use super::mapping::mono_now;
+use super::source::{OffsetSource, Opinion, SourceError};
 use super::{ClockOffset, ClockSource, ClockState};
 
 /// The smallest bound that is believed. A daemon that resets `maxerror` follows a server whose answers may be
@@ -66,7 +67,35 @@ impl KernelClock {
             (ClockState::FreeRunning, Span::from_micros(self.max_error_us).max(LEAST_BOUND))
         };
         // A clock to which something is still to be added is slow.
-        ClockOffset { theta: -pending, bound_at_read, read_at, source: ClockSource::Adjtimex, state }
+        ClockOffset {
+            theta: -pending,
+            bound_at_read,
+            read_at,
+            source: ClockSource::Adjtimex,
+            state,
+            rate: None,
+        }
+    }
+}
+
+/// The kernel as a source.
+#[derive(Clone, Copy, Debug)]
+pub struct Adjtimex;
+
+impl OffsetSource for Adjtimex {
+    fn name(&self) -> String {
+        "the kernel (adjtimex)".to_owned()
+    }
+
+    fn read(&mut self) -> Result<Opinion, SourceError> {
+        let (clock, read_at) = KernelClock::read().map_err(SourceError::Adjtimex)?;
+        let offset = clock.judge(read_at);
+        let doubt = match offset.state {
+            ClockState::Unsynchronised => "the kernel's clock is not synchronised",
+            _ => "the kernel does not tell when its clock was last synchronised",
+        };
+        // It does keep a leap status, but one that outlives the daemon that set it.
+        Ok(Opinion { offset, doubt: Some(doubt.to_owned()), leap: None })
     }
 }
 

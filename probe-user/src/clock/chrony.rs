@@ -18,8 +18,11 @@
 //! A reply that reports an error ends after its 28 bytes of header. Floats have a format of their own:
 //! [`float`].
 
+mod daemon;
 pub mod judge;
 pub mod query;
+
+pub use daemon::Chronyd;
 
 use std::time::Duration;
 
@@ -53,6 +56,9 @@ pub enum ChronyError {
     /// The kernel says that nothing listens on that port.
     #[error("does not run (the port is closed)")]
     Refused,
+    /// There is no such unix socket, or nobody listens on it.
+    #[error("does not run (nobody listens on that socket)")]
+    Absent,
     /// The socket failed.
     #[error("cannot be asked ({doing}: {source})")]
     Io {

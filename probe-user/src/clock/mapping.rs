@@ -73,19 +73,25 @@ struct Epochs {
 }
 
 impl Epochs {
+    fn is_stepped(&self, measured: Bounded) -> bool {
+        self.anchor.is_some_and(|anchor| {
+            let apart = anchor - measured;
+            apart.value.abs() > apart.bound + STEP_SLACK
+        })
+    }
+
+    fn begin(&mut self) {
+        self.number = self.number.wrapping_add(1);
+        self.anchor = None;
+    }
+
     /// Takes the next measurement; gives the number of the epoch it belongs to.
     fn accept(&mut self, measured: Bounded) -> u32 {
-        match &mut self.anchor {
-            Some(anchor) => {
-                let apart = *anchor - measured;
-                if apart.value.abs() > apart.bound + STEP_SLACK {
-                    self.number = self.number.wrapping_add(1);
-                    *anchor = measured;
-                } else if measured.bound < anchor.bound {
-                    *anchor = measured;
-                }
-            }
-            None => self.anchor = Some(measured),
+        if self.is_stepped(measured) {
+            self.number = self.number.wrapping_add(1);
+            self.anchor = Some(measured);
+        } else if self.anchor.is_none_or(|anchor| measured.bound < anchor.bound) {
+            self.anchor = Some(measured);
         }
         self.number
     }
@@ -101,11 +107,45 @@ pub struct Injected {
     pub at_boot: Span,
     /// What it gains, in nanoseconds a second.
     pub drift_ppb: i64,
+    /// Its step, if it is stepped.
+    pub step: Option<InjectedStep>,
+}
+
+/// A step of the wall clock, for tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InjectedStep {
+    /// By how much; positive is forward.
+    pub by: Span,
+    /// When.
+    pub at: MonoNs,
+    /// The mapping was read after it, and so has it in it.
+    pub seen: bool,
 }
 
 impl Injected {
-    /// The error at this instant: exact, rounded down to the nanosecond, saturating.
+    /// The error that a mapping gives the wall clock at this instant: exact, rounded down to the nanosecond, saturating.
+    /// As with a true step, a mapping that was read before it knows nothing of it.
     pub fn at(&self, when: MonoNs) -> Span {
+        self.drifted(when) + self.seen()
+    }
+
+    /// What the kernel's REALTIME stamps have in them at this instant: the step, from its moment on. (They have no
+    /// part in the rest, of which nothing in the node may depend.)
+    pub(super) fn kernel(&self, when: MonoNs) -> Span {
+        self.step.filter(|step| step.at <= when).map_or(Span::ZERO, |step| step.by)
+    }
+
+    /// What a mapping has in it of the step.
+    pub(super) fn seen(&self) -> Span {
+        self.step.filter(|step| step.seen).map_or(Span::ZERO, |step| step.by)
+    }
+
+    /// The same, read at `when`.
+    fn read(self, when: MonoNs) -> Self {
+        Self { step: self.step.map(|step| InjectedStep { seen: step.at <= when, ..step }), ..self }
+    }
+
+    fn drifted(&self, when: MonoNs) -> Span {
         // 63 bits each: the product fits into 128.
         let gained = (i128::from(when.as_nanos()) * i128::from(self.drift_ppb)).div_euclid(1_000_000_000);
         let error = i128::from(self.at_boot.as_nanos()) + gained;
@@ -117,7 +157,7 @@ impl Injected {
 impl From<Span> for Injected {
     /// An error that stays as it is.
     fn from(error: Span) -> Self {
-        Self { at_boot: error, drift_ppb: 0 }
+        Self { at_boot: error, ..Self::default() }
     }
 }
 
@@ -136,6 +176,11 @@ impl MappingReader {
         Self { injected: injected.into(), epochs: Epochs::default() }
     }
 
+    /// What was measured before does not compare with what is measured from now on, whatever the mapping says.
+    pub fn begin_epoch(&mut self) {
+        self.epochs.begin();
+    }
+
     /// The mapping now, from the narrowest of ten brackets; takes about a microsecond.
     pub fn read(&mut self) -> Mapping {
         let mut best = Bracket::read();
@@ -148,13 +193,25 @@ impl MappingReader {
         self.accept(&best)
     }
 
+    /// Was REALTIME stepped since the mapping was read? A single bracket, about a tenth of a microsecond: cheap enough
+    /// to ask before kernel stamps are moved to MONOTONIC, which the old mapping would move wrongly.
+    pub fn is_stepped(&self) -> bool {
+        self.differs(&Bracket::read())
+    }
+
+    fn differs(&self, bracket: &Bracket) -> bool {
+        let measured = bracket.real_minus_mono() + Bounded::exact(self.injected.kernel(bracket.after));
+        self.epochs.is_stepped(measured)
+    }
+
     fn accept(&mut self, bracket: &Bracket) -> Mapping {
         let measured = bracket.real_minus_mono();
+        let injected = self.injected.read(bracket.after);
         Mapping {
             real_minus_mono: measured.value,
             error: measured.bound,
-            epoch: self.epochs.accept(measured),
-            injected: self.injected,
+            epoch: self.epochs.accept(measured + Bounded::exact(injected.seen())),
+            injected,
         }
     }
 }
@@ -220,7 +277,7 @@ mod tests {
     /// A drifting clock errs by what has passed, wherever the mapping was read; stamps of the kernel follow.
     #[test]
     fn a_drift_is_injected_by_the_instant_that_is_asked_about() {
-        let injected = Injected { at_boot: Span::from_millis(3), drift_ppb: -50_000 };
+        let injected = Injected { at_boot: Span::from_millis(3), drift_ppb: -50_000, step: None };
         let mapping = MappingReader::new(injected).accept(&bracket(100, 5_000, 120));
         let plain = Mapping { injected: Injected::default(), ..mapping };
         for (seconds, micros) in [(0, 3_000), (1, 2_950), (100, -2_000)] {
@@ -231,11 +288,33 @@ mod tests {
         assert_eq!(mapping.mono_of_real(real), plain.mono_of_real(real));
     }
 
+    /// As the kernel does it: stamps have the step in them at once, the mapping when it is read again.
+    #[test]
+    fn a_step_is_injected_as_a_true_one_would_show() {
+        let by = Span::from_millis(50);
+        let step = InjectedStep { by, at: MonoNs::from_nanos(1_000), seen: false };
+        let mut reader = MappingReader::new(Injected { step: Some(step), ..Injected::default() });
+        let bracket = |mono: i64| bracket(mono - 20, mono + 5_000, mono + 20);
+        let (early, late) = (MonoNs::from_nanos(500), MonoNs::from_nanos(2_000));
+        let real = |mono: MonoNs| RealNs::from_nanos(mono.as_nanos() + 5_000);
+        let before = reader.accept(&bracket(100));
+        assert_eq!((before.epoch, before.wall(late)), (0, WallNs::from_nanos(7_000)));
+        assert_eq!(before.mono_of_real(real(early)), early);
+        assert_eq!(before.mono_of_real(real(late)), late + by, "stamped after it, seen by the old mapping");
+        assert!(!reader.differs(&bracket(900)) && reader.differs(&bracket(1_100)));
+        let after = reader.accept(&bracket(3_000));
+        assert_eq!((after.epoch, after.wall(late)), (1, WallNs::from_nanos(7_000) + by));
+        assert_eq!(after.mono_of_real(real(early)), early - by, "stamped before it, seen by the new mapping");
+        assert_eq!(after.mono_of_real(real(late)), late);
+        assert!(!reader.differs(&bracket(3_100)));
+        assert_eq!(reader.accept(&bracket(4_000)).epoch, 1);
+    }
+
     proptest! {
         /// Against the same in whole seconds; never off by more than the rounding, and nothing overflows.
         #[test]
         fn a_drift_is_exact(at_boot in -1i64 << 50..1 << 50, ppb in -1_000_000i64..=1_000_000, seconds in 0i64..1 << 32) {
-            let injected = Injected { at_boot: Span::from_nanos(at_boot), drift_ppb: ppb };
+            let injected = Injected { at_boot: Span::from_nanos(at_boot), drift_ppb: ppb, step: None };
             let exact = injected.at(MonoNs::from_nanos(seconds * 1_000_000_000));
             prop_assert_eq!(exact, Span::from_nanos(at_boot + ppb * seconds));
             let later = injected.at(MonoNs::from_nanos(seconds * 1_000_000_000 + 999_999_999));
@@ -244,7 +323,7 @@ mod tests {
 
         #[test]
         fn any_drift_saturates(at_boot: i64, drift_ppb: i64, when: i64) {
-            let injected = Injected { at_boot: Span::from_nanos(at_boot), drift_ppb };
+            let injected = Injected { at_boot: Span::from_nanos(at_boot), drift_ppb, step: None };
             let (error, drift) = (injected.at(MonoNs::from_nanos(when)), i128::from(drift_ppb) * i128::from(when));
             prop_assert!(drift < 0 || error.as_nanos() >= at_boot);
             prop_assert!(drift >= 0 || error.as_nanos() <= at_boot);

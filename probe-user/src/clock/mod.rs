@@ -5,10 +5,51 @@
 //!
 //! The values here are plain and pure; the IO is in the modules below.
 
+//!
+//! # Sources
+//!
+//! [`reader::ClockReader`] asks the sources of a list in order: chronyd, ClockBound, ntpd-rs, ntpd, plain NTP servers, the kernel.
+//! One of them is used at a time, and never an average of several; the others are compared with it. Every bound is
+//! made of what RFC 5905 calls the root distance: half the round trip to the primary clock, plus dispersion.
+//!
+//! # Leap seconds
+//!
+//! A leap second that is announced ([`Leap`]) is passed on and changes nothing by itself. When it comes, the kernel
+//! steps REALTIME by a second, or the daemon slews it. A step is an epoch of its own: history and samples start
+//! anew, and nothing is compared across it. A slew shows as a rate beyond what an oscillator can have: it is not
+//! extrapolated, and the bound holds it ([`history`]). In the second itself a daemon's offset may be off by that
+//! second: hosts that handle it differently contradict each other until their daemons have caught up.
+//!
+//! # Smeared time
+//!
+//! A server that smears spreads the second over hours, and in the middle of it tells a time that is up to half a
+//! second (or a whole one) from UTC, with a small bound. Nothing in NTP says so, and so nothing here can take it
+//! out. All hosts of a cluster, and all sources of a host, must follow the same policy: smearing servers must not be
+//! mixed with others. Within the list of one host a mixture is seen as sources that contradict each other
+//! ([`source::Disagreement`]); between hosts, as one-way times that contradict the round trip.
+
 pub mod adjtimex;
+mod ask;
+pub mod baseline;
 pub mod chrony;
+pub mod clockbound;
+pub mod drift;
+pub mod fusion;
+pub mod history;
+pub mod honesty;
+mod hull;
+pub mod interval;
 pub mod mapping;
+pub mod ntpd;
+pub mod ntpd_rs;
+pub mod peer;
 pub mod reader;
+#[cfg(test)]
+mod simulation;
+pub mod sntp;
+pub mod source;
+pub mod spec;
+pub mod watch;
 
 use probe_ebpf::time::{Bounded, MonoNs, RealNs, Span, UtcNs, WallNs};
 use serde::{Deserialize, Serialize};
@@ -25,8 +66,40 @@ pub const DRIFT_PPB: u32 = 50_000;
 pub enum ClockSource {
     /// chronyd's tracking report.
     Chrony,
+    /// ClockBound, by its shared memory: a bound around zero.
+    ClockBound,
+    /// ntpd-rs, by its observation socket.
+    NtpdRs,
+    /// ntpd or ntpsec, by its control protocol (mode 6).
+    Ntpd,
+    /// An NTP server that was asked directly.
+    Sntp,
     /// The kernel's own `adjtimex` state: a sanity bound, not a measurement.
     Adjtimex,
+}
+
+/// The leap second at the end of this UTC day or month, as a source announces it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Leap {
+    /// None to come.
+    None,
+    /// The last minute will have 61 seconds.
+    Insert,
+    /// The last minute will have 59 seconds.
+    Delete,
+}
+
+impl Leap {
+    /// From the leap indicator of NTP (RFC 5905, figure 9), which chrony uses too; 3, "not synchronised", is none.
+    pub fn from_code(code: u16) -> Option<Self> {
+        match code {
+            0 => Some(Self::None),
+            1 => Some(Self::Insert),
+            2 => Some(Self::Delete),
+            _ => None,
+        }
+    }
 }
 
 /// How far the source can be trusted at present.
@@ -39,6 +112,23 @@ pub enum ClockState {
     FreeRunning,
     /// Never compared, or the source says so itself.
     Unsynchronised,
+}
+
+/// How fast a clock gains on true time, by its readings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// Nanoseconds a second; positive when `theta` grows.
+    pub ppb: i32,
+    /// How far off that can be.
+    pub bound_ppb: u32,
+}
+
+impl Rate {
+    /// What is gained over `span`, rounded to the nanosecond below; saturates.
+    pub fn over(self, span: Span) -> Span {
+        let gained = (i128::from(span.as_nanos()) * i128::from(self.ppb)).div_euclid(1_000_000_000);
+        Span::from_nanos(i64::try_from(gained).unwrap_or(if gained < 0 { i64::MIN } else { i64::MAX }))
+    }
 }
 
 /// One reading of the local clock's offset.
@@ -55,12 +145,21 @@ pub struct ClockOffset {
     pub source: ClockSource,
     /// How far it can be trusted.
     pub state: ClockState,
+    /// How fast `theta` changes, once several readings tell ([`history`]).
+    pub rate: Option<Rate>,
 }
 
 impl ClockOffset {
-    /// `theta` at `when`, its bound widened by [`DRIFT_PPB`] for the time in between (either direction).
+    /// `theta` at `when`, moved on by the rate; its bound is widened for the time in between (either direction) by
+    /// [`DRIFT_PPB`] and by what the rate may be off.
     pub fn at(&self, when: MonoNs) -> Bounded {
-        Bounded::new(self.theta, self.bound_at_read + (when - self.read_at).drift(DRIFT_PPB))
+        let age = when - self.read_at;
+        let (gained, unsure) = match self.rate {
+            // One nanosecond for rounding.
+            Some(rate) => (rate.over(age), age.drift(rate.bound_ppb) + Span::from_nanos(1)),
+            None => (Span::ZERO, Span::ZERO),
+        };
+        Bounded::new(self.theta + gained, self.bound_at_read + age.drift(DRIFT_PPB) + unsure)
     }
 
     /// What is left of a reading when the clock was stepped after it: nothing, until the next one.
@@ -88,7 +187,9 @@ pub struct Mapping {
 impl Mapping {
     /// A kernel REALTIME stamp on this host's MONOTONIC.
     pub fn mono_of_real(&self, real: RealNs) -> MonoNs {
-        MonoNs::from_nanos((real - RealNs::from_nanos(self.real_minus_mono.as_nanos())).as_nanos())
+        let mono =
+            MonoNs::from_nanos((real - RealNs::from_nanos(self.real_minus_mono.as_nanos())).as_nanos());
+        mono + self.injected.kernel(mono) - self.injected.seen()
     }
     /// What the node's wall clock shows at a monotonic instant.
     pub fn wall(&self, at: MonoNs) -> WallNs {
@@ -131,6 +232,7 @@ mod tests {
             read_at: READ,
             source: ClockSource::Chrony,
             state: ClockState::Synchronised,
+            rate: None,
         }
     }
 
@@ -143,6 +245,21 @@ mod tests {
         assert_eq!(offset.at(READ - second).bound, aged);
         assert_eq!(offset.voided().at(READ + second).bound, Span::MAX);
         assert_eq!(offset.voided().state, ClockState::Unsynchronised);
+    }
+
+    #[test]
+    fn a_rate_moves_the_offset_and_its_doubt_the_bound() {
+        let rate = Rate { ppb: -20_000, bound_ppb: 1_000 };
+        let offset = ClockOffset { rate: Some(rate), ..offset(Span::from_millis(3)) };
+        let at = |seconds| offset.at(READ + Span::from_secs(seconds));
+        assert_eq!(at(2).value, Span::from_micros(2_960));
+        assert_eq!(at(-2).value, Span::from_micros(3_040));
+        assert_eq!(at(2).bound, Span::from_micros(1_000 + 102) + Span::from_nanos(1));
+        assert_eq!(
+            rate.over(Span::MAX),
+            -Rate { ppb: 20_000, bound_ppb: 0 }.over(Span::MAX) - Span::from_nanos(1)
+        );
+        assert_eq!(Rate { ppb: i32::MAX, bound_ppb: 0 }.over(Span::MAX), Span::MAX);
     }
 
     /// An error put into the wall clock is taken out again by a reading that reports it.

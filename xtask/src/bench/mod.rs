@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: what things cost, always beside a yardstick measured in the same run.
 
+mod cost;
 mod exchange;
 mod gossip;
 mod probe;
@@ -34,6 +35,8 @@ pub struct Options {
 enum What {
     /// The socket filter per packet, beside a filter that does nothing
     Probe,
+    /// The hooks of tier 2 per packet, what each tier costs other traffic, and the node's processor time by tier
+    Cost,
     /// One exchange in the core, beside plain v0
     Exchange,
     /// Nodes on loopback: how fast a change reaches all, and what they cost while nothing changes
@@ -48,7 +51,10 @@ pub fn command(options: &Options) -> Result<()> {
     );
     let wanted = |what| options.what.is_empty() || options.what.contains(&what);
     let setup = setup::ensure(Purpose::Build)?;
-    if !sandbox::is_inside() && wanted(What::Gossip) && options.gossip.binary.is_none() {
+    if !sandbox::is_inside()
+        && (wanted(What::Gossip) || wanted(What::Cost))
+        && options.gossip.binary.is_none()
+    {
         eprintln!("bench: building the node");
         build::node(setup.bpf.as_ref())?;
     }
@@ -57,6 +63,10 @@ pub fn command(options: &Options) -> Result<()> {
     if wanted(What::Probe) {
         let bpf = setup.bpf.context("bench probe needs the eBPF toolchain: see `cargo xtask setup`")?;
         report.insert("probe".into(), probe::run(&bpf, options.quick)?);
+    }
+    if wanted(What::Cost) {
+        let binary = options.gossip.binary.clone().unwrap_or_else(paths::node_binary);
+        report.insert("cost".into(), cost::run(&binary, options.quick)?);
     }
     if wanted(What::Exchange) {
         report.insert("exchange".into(), exchange::run(options.quick)?);

@@ -6,8 +6,9 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// The segments that a path is split into so far, in the order in which a packet passes them.
-pub const SEGMENTS: [&str; 4] = ["network", "ingress_stack", "socket_queue", "handling"];
+/// The segments that a path is split into, in the order in which a packet passes them.
+pub const SEGMENTS: [&str; 7] =
+    ["send_queue", "egress_stack", "qdisc", "network", "ingress_stack", "socket_queue", "handling"];
 
 /// What tier 0 has in place of `ingress_stack` and `socket_queue`.
 pub const UNSPLIT: &str = "ingress_stack_and_socket_queue";
@@ -24,6 +25,8 @@ pub struct NodeReport {
     probe: Probe,
     paths: Vec<Path>,
     entries: Vec<Entries>,
+    #[serde(default)]
+    verdicts: Vec<Verdict>,
 }
 
 impl NodeReport {
@@ -47,6 +50,19 @@ pub struct Report {
     pub paths: Vec<Path>,
     /// Entries by origin and by where they arrived.
     pub entries: Vec<Entries>,
+    /// What the receiving nodes say is wrong with the paths.
+    pub verdicts: Vec<Verdict>,
+}
+
+/// What is wrong with a path.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "as in the node's report")]
+pub struct Verdict {
+    pub from: String,
+    pub to: String,
+    pub cause: String,
+    pub confidence: String,
+    pub evidence: String,
 }
 
 /// One node.
@@ -81,13 +97,15 @@ pub struct Accounting {
     pub unmatched: u64,
     pub late: u64,
     pub ring_failed: u64,
+    pub dropped: u64,
     pub pending: u64,
 }
 
 impl Accounting {
     /// Whether every datagram is in one of the places.
     pub fn closes(&self) -> bool {
-        self.seen == self.matched + self.unmatched + self.late + self.ring_failed + self.pending
+        let Self { seen, matched, unmatched, late, ring_failed, dropped, pending } = *self;
+        seen == matched + unmatched + late + ring_failed + dropped + pending
     }
 }
 
@@ -157,14 +175,27 @@ impl Report {
             ..Self::default()
         };
         for report in reports {
-            let NodeReport { id, kernel: _, tier, tier_reason, clock, accounting, probe, paths, entries } =
-                report;
+            let NodeReport {
+                id,
+                kernel: _,
+                tier,
+                tier_reason,
+                clock,
+                accounting,
+                probe,
+                paths,
+                entries,
+                verdicts,
+            } = report;
+            // A path is judged at both ends; the receiver knows more of it.
+            merged.verdicts.extend(verdicts.into_iter().filter(|verdict| verdict.to == id));
             merged.nodes.push(Node { id, tier, tier_reason, clock, accounting, probe });
             merged.paths.extend(paths);
             merged.entries.extend(entries);
         }
         merged.nodes.sort_by(|a, b| a.id.cmp(&b.id));
         merged.paths.sort_by(|a, b| (&a.from, &a.to).cmp(&(&b.from, &b.to)));
+        merged.verdicts.sort_by(|a, b| (&a.from, &a.to).cmp(&(&b.from, &b.to)));
         merged.entries.sort_by(|a, b| (&a.from, &a.to).cmp(&(&b.from, &b.to)));
         merged
     }
@@ -207,11 +238,13 @@ pub(super) mod tests {
             "clock": {"source": "chrony", "state": "synchronised", "offset_ns": -50_000_000,
                       "bound_ns": 1_250, "age_ns": 1, "epoch": 0, "note": null},
             "accounting": {"seen": 201, "matched": 200, "unmatched": 1, "late": 0, "ring_failed": 0,
-                           "pending": 0, "without_event": 0, "rcvbuf_dropped": 0},
+                           "dropped": 0, "pending": 0, "without_event": 0, "rcvbuf_dropped": 0},
             "probe": {"run_cnt": 201, "ns_per_packet": 410.5},
             "paths": [{"from": from, "to": id, "packets": 200, "lost": 0, "network_from": "app_tx",
-                       "segments": {"network": segment, "ingress_stack": segment,
+                       "segments": {"send_queue": segment, "egress_stack": segment, "qdisc": segment,
+                                    "network": segment, "ingress_stack": segment,
                                     "socket_queue": segment, "handling": segment}}],
+            "verdicts": [{"from": from, "to": id, "cause": "ok", "confidence": "high", "evidence": "well"}],
             "entries": [{"from": from, "to": id, "count": 50, "total": quantiles, "network": quantiles,
                          "application": quantiles}],
             "members": [], "rejected": {}, "not_samples": {},
@@ -239,6 +272,7 @@ pub(super) mod tests {
             "/nodes/0/clock/source",
             "/nodes/0/clock/bound_ns",
             "/nodes/0/accounting/ring_failed",
+            "/nodes/0/accounting/dropped",
             "/nodes/0/probe/ns_per_packet",
             "/paths/1/segments/socket_queue/negative",
             "/entries/1/application/p99_ns",
@@ -246,13 +280,15 @@ pub(super) mod tests {
             assert!(json.pointer(pointer).is_some(), "{pointer}");
         }
         assert_eq!(merged.typical("network"), Some((12_300, Some(2_500))));
-        assert_eq!(merged.typical("qdisc"), None);
+        assert_eq!(merged.typical("qdisc"), Some((12_300, Some(2_500))));
+        assert_eq!(merged.typical(UNSPLIT), None);
     }
 
     #[test]
     fn accounting_that_leaves_a_datagram_out_does_not_close() {
-        let whole = Accounting { seen: 7, matched: 3, unmatched: 1, late: 1, ring_failed: 1, pending: 1 };
+        let whole =
+            Accounting { seen: 9, matched: 3, unmatched: 1, late: 1, ring_failed: 1, dropped: 2, pending: 1 };
         assert!(whole.closes());
-        assert!(!Accounting { seen: 8, ..whole }.closes());
+        assert!(!Accounting { seen: 10, ..whole }.closes());
     }
 }

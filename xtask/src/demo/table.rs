@@ -6,16 +6,24 @@ use super::report::{Report, SEGMENTS, UNSPLIT, median};
 
 /// What the columns are.
 const LEGEND: &str = "\
-network: sent there to stamped by the kernel here (\u{b1}: bound, from both clocks)  ingress: in the kernel
-queue: the process is not reading yet  handling: in the process  application: total - network, gossip rounds included
+send: in the sending process  stack: in the sender's kernel  qdisc: in the queue of its link
+network: from its driver to the kernel's stamp here (\u{b1}: bound, from both clocks)  ingress: in the kernel
+queue: the process is not reading yet  work: in the process (handling)
+application: total - network, gossip rounds included
 ";
+
+/// Of these only the median is shown, so that all fit the width of a terminal.
+const MIDDLE_ONLY: [&str; 5] = ["send_queue", "egress_stack", "qdisc", "ingress_stack", "handling"];
 
 /// Tables and legend.
 pub(super) fn render(report: &Report) -> String {
     let mut text = String::new();
     let mut paths = Table::new(
-        &[("", 3), ("network", 3), ("ingress", 2), ("queue", 2), ("handling", 2)],
-        &["path", "packets", "lost", "p50", "p99", "\u{b1}", "p50", "p99", "p50", "p99", "p50", "p99"],
+        &[("", 3), ("sender's medians", 3), ("network", 3), ("", 1), ("queue", 2), ("", 1)],
+        &[
+            "path", "packets", "lost", "send", "stack", "qdisc", "p50", "p99", "\u{b1}", "ingress", "p50",
+            "p99", "work",
+        ],
     );
     for path in &report.paths {
         let loss = 100.0 * path.lost as f64 / (path.packets + path.lost).max(1) as f64;
@@ -28,12 +36,17 @@ pub(super) fn render(report: &Report) -> String {
             match found(name).or(unsplit) {
                 Some(segment) => {
                     let star = if unsplit.is_some() { "*" } else { "" };
-                    row.extend([segment.p50_ns, segment.p99_ns].map(|ns| duration(ns) + star));
+                    let shown = [segment.p50_ns, segment.p99_ns].map(|ns| duration(ns) + star);
+                    row.extend(shown.into_iter().take(if MIDDLE_ONLY.contains(&name) { 1 } else { 2 }));
                     if name == "network" {
                         row.push(bound(segment.bound_ns));
                     }
                 }
-                None => row.extend(vec!["-".to_owned(); if name == "network" { 3 } else { 2 }]),
+                None => {
+                    let columns =
+                        if MIDDLE_ONLY.contains(&name) { 1 } else { 2 + usize::from(name == "network") };
+                    row.extend(vec!["-".to_owned(); columns]);
+                }
             }
         }
         paths.row(row);
@@ -56,7 +69,7 @@ pub(super) fn render(report: &Report) -> String {
     text.push_str(&entries.render());
 
     let mut nodes = Table::new(
-        &[("", 2), ("clock", 4), ("datagrams at the probe", 6), ("cost", 1)],
+        &[("", 2), ("clock", 4), ("datagrams at the probe: seen = all others", 7), ("cost", 1)],
         &[
             "node",
             "tier",
@@ -64,11 +77,12 @@ pub(super) fn render(report: &Report) -> String {
             "offset",
             "\u{b1}",
             "state",
-            "seen =",
-            "matched +",
-            "unmatched +",
-            "late +",
-            "ring +",
+            "seen",
+            "matched",
+            "unmatched",
+            "late",
+            "ring",
+            "dropped",
             "open",
             "each",
         ],
@@ -87,6 +101,7 @@ pub(super) fn render(report: &Report) -> String {
             sums.unmatched.to_string(),
             sums.late.to_string(),
             sums.ring_failed.to_string(),
+            sums.dropped.to_string(),
             sums.pending.to_string(),
             if node.probe.run_cnt > 0 {
                 format!("{:.0} ns", node.probe.ns_per_packet)
@@ -166,6 +181,19 @@ pub(super) fn summary(report: &Report) -> String {
             },
             states.join("; ")
         );
+    }
+    let (well, rest): (Vec<_>, Vec<_>) = report.verdicts.iter().partition(|verdict| verdict.cause == "ok");
+    if !report.verdicts.is_empty() {
+        let all = report.verdicts.len();
+        let _ =
+            writeln!(text, "Is anything wrong?               {} of {all} paths are judged ok.", well.len());
+        for verdict in rest {
+            let _ = writeln!(
+                text,
+                "                                 {} ({}): {}",
+                verdict.cause, verdict.confidence, verdict.evidence
+            );
+        }
     }
     let seen: u64 = report.nodes.iter().map(|node| node.accounting.seen).sum();
     let matched: u64 = report.nodes.iter().map(|node| node.accounting.matched).sum();
@@ -308,7 +336,7 @@ mod tests {
         let both = segments.remove("socket_queue").unwrap();
         segments.insert(UNSPLIT.to_owned(), both);
         let text = render(&merged);
-        assert!(text.contains("90.0 us  unknown    -    -  12.3 us*"), "{text}");
+        assert!(text.contains("90.0 us  unknown        -  12.3 us*"), "{text}");
         assert!(text.contains("tier 0 cannot tell apart"), "{text}");
         assert!(summary(&merged).contains("network times are uncorrected"), "{}", summary(&merged));
     }

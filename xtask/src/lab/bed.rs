@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use probe_ebpf::time::MonoNs;
+use probe_ebpf::time::{MonoNs, Span};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -16,7 +16,7 @@ use super::counters::Counters;
 use super::scenario::{NodeOrder, Scenario, host_name};
 use super::skew::Skew;
 use super::switch::clock::mono_now;
-use super::switch::{Capture, Closing, Finished, Journey, Port, Settings, Switch, truth};
+use super::switch::{Capture, Closing, Finished, Journey, LinkSpec, Port, Settings, Switch, truth};
 use super::timeline::pairs;
 use crate::rig::chrony::{Following, NTP_PORT, Served};
 use crate::rig::{
@@ -26,6 +26,9 @@ use crate::rig::{
 
 /// How long the nodes may take to find each other.
 const JOIN: Duration = Duration::from_secs(30);
+/// How long after its hosts a scenario starts when that has to be known beforehand: on an idle machine all is up in one
+/// second, on a busy one in eight.
+const LEAD: Span = Span::from_secs(12);
 /// What is under way when the nodes end may still arrive and be logged.
 const SETTLE: Duration = Duration::from_millis(200);
 
@@ -44,6 +47,8 @@ pub struct Seat {
     client: Option<ChronyClient>,
     /// What its chronyd follows.
     ntp: SocketAddr,
+    /// What packets take to it and back.
+    ntp_delay_ms: [f64; 2],
     skew: Skew,
     /// A file for each time that a node was started here.
     records: Vec<PathBuf>,
@@ -67,6 +72,8 @@ pub struct Bed {
     hosts: Hosts,
     binary: PathBuf,
     ipv6: bool,
+    /// When the scenario is to start, if something was told to happen by that.
+    start: Option<MonoNs>,
     dir: TempDir,
 }
 
@@ -87,8 +94,6 @@ pub struct Remains {
     pub closing: Closing,
     /// By host, the error of its clock.
     pub skews: Vec<Skew>,
-    /// When the nodes were told to end.
-    pub ended: MonoNs,
     /// How long everything took to go away.
     pub down: Duration,
     /// Keeps the files.
@@ -116,20 +121,40 @@ impl Bed {
             ChronyServer::start(name, Some(hosts.switch()), at, Served { drift_ppm }, dir.path())
         };
         let common = hub(NTP_PORT);
-        let mut servers = vec![serve("ntp-server", common, 0.0)?];
+        let mut servers = Vec::new();
+        if scenario.ntp {
+            servers.push(serve("ntp-server", common, 0.0)?);
+        }
+        let start = mono_now() + LEAD;
         let mut seats = Vec::new();
         for index in 0..scenario.hosts {
             let order = scenario.node(index);
             let drift_ppm = order.ntp_server_drift_ppm();
             // What is served drifts from the daemon's start on; the milliseconds that this takes are nothing to ppm.
-            let skew = Skew::of(&order, mono_now());
+            let skew = Skew::of(&order, mono_now(), start);
             let mut ntp = common;
-            if drift_ppm != 0.0 {
+            for ((from, to), ms) in [(Port::host(index), Port::HUB), (Port::HUB, Port::host(index))]
+                .into_iter()
+                .zip(scenario.ntp_delay_ms(index))
+            {
+                switch.set(from, to, LinkSpec::delay(Span::from_nanos((ms * 1e6) as i64)))?;
+            }
+            if drift_ppm != 0.0 && scenario.ntp {
                 ntp = hub(NTP_PORT + 1 + u16::try_from(index)?);
                 servers.push(serve(&format!("ntp-server-{}", host_name(index)), ntp, drift_ppm)?);
             }
             let place = Place::default();
-            seats.push(Seat { order, node: None, place, client: None, ntp, skew, records: Vec::new() });
+            let ntp_delay_ms = scenario.ntp_delay_ms(index);
+            seats.push(Seat {
+                order,
+                node: None,
+                place,
+                client: None,
+                ntp,
+                ntp_delay_ms,
+                skew,
+                records: Vec::new(),
+            });
         }
         let mut bed = Self {
             seats,
@@ -139,16 +164,24 @@ impl Bed {
             hosts,
             binary: binary.to_owned(),
             ipv6: scenario.ipv6,
+            start: None,
             dir,
         };
-        for index in 0..scenario.hosts {
+        if bed.seats.iter().any(|seat| seat.skew.step.is_some()) {
+            bed.start = Some(start);
+        }
+        for index in
+            (0..scenario.hosts).filter(|host| scenario.ntp && scenario.node(*host).ntp_from_s.is_none())
+        {
             let offset = bed.seats[index].order.ntp_offset_s();
             bed.follow(index, offset)?;
         }
         each(&mut bed.seats, |seat| {
             let (offset_s, drift_ppm) = (seat.order.ntp_offset_s(), seat.order.ntp_server_drift_ppm());
+            // A way there that is longer than the way back makes the server look ahead by half of it.
+            let ntp_error_s = (seat.ntp_delay_ms[0] - seat.ntp_delay_ms[1]) / 2e3;
             let since = seat.skew.since;
-            let told = || offset_s + drift_ppm * 1e-6 * (mono_now() - since).as_secs_f64();
+            let told = || offset_s + ntp_error_s + drift_ppm * 1e-6 * (mono_now() - since).as_secs_f64();
             seat.client.as_mut().map_or(Ok(()), |client| client.wait_reporting(told).map(drop))
         })?;
         tell("nodes");
@@ -159,6 +192,15 @@ impl Bed {
         tell("nodes find each other");
         bed.wait_members()?;
         Ok(bed)
+    }
+
+    /// Waits until the scenario is to start, if that was fixed.
+    pub fn wait_for_start(&self) -> Result<()> {
+        let Some(start) = self.start else { return Ok(()) };
+        let left = start - mono_now();
+        ensure!(!left.is_negative(), "the hosts were up {} too late for what is to happen then", -left);
+        thread::sleep(Duration::from_nanos(left.as_nanos().unsigned_abs()));
+        Ok(())
     }
 
     /// How many hosts there are.
@@ -213,6 +255,10 @@ impl Bed {
         spec.probe = "ebpf";
         spec.inject_clock_error_ns = seat.skew.at_boot();
         spec.inject_clock_drift_ppb = seat.skew.drift_ppb;
+        if let Some(step) = seat.skew.step {
+            spec.inject_clock_step_ns = step.by_ns;
+            spec.inject_clock_step_at_ns = step.at.as_nanos();
+        }
         let record = self.dir.path().join(format!("{}-{}.record", host_name(host), seat.records.len()));
         spec.record = Some(record.clone());
         let flags =
@@ -294,8 +340,7 @@ impl Bed {
     /// Takes everything down, nodes in good order so that their reports are complete.
     pub fn down(self) -> Result<Remains> {
         let watch = Stopwatch::start();
-        let ended = mono_now();
-        let Self { mut seats, servers, capture, switch, hosts, binary: _, ipv6: _, dir } = self;
+        let Self { mut seats, servers, capture, switch, hosts, binary: _, ipv6: _, start: _, dir } = self;
         let reports = stop_nodes(&mut seats)?;
         // The clocks' traffic ends before it is counted, too.
         seats.iter_mut().for_each(|seat| seat.client = None);
@@ -316,7 +361,7 @@ impl Bed {
             captured.missed
         );
         let (journeys, closing) = truth::join(&captured.stamps, switch.log.records());
-        Ok(Remains { records, reports, counters, switch, journeys, closing, skews, ended, down, _dir: dir })
+        Ok(Remains { records, reports, counters, switch, journeys, closing, skews, down, _dir: dir })
     }
 }
 

@@ -2,9 +2,11 @@
 
 use serde::Serialize;
 
+use super::clocks;
+use super::expectation::{Expectation, Reference, Stat, Subject};
 use super::measure::Measured;
 use super::packets::{HANDLING, INGRESS_STACK, NETWORK, Packet, SEGMENTS, SOCKET_QUEUE, host_of, quantile};
-use super::scenario::{Expectation, Reference, Stat, Subject, host_index, host_name};
+use super::scenario::{host_index, host_name};
 
 /// What became of an expectation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -36,7 +38,7 @@ pub struct Judged {
 /// One value that an expectation is about.
 #[derive(Clone, Debug, PartialEq)]
 struct Case {
-    /// Path or node.
+    /// Path or node; and why nothing was measured there, if that is known.
     place: String,
     measured: Option<f64>,
     truth: Option<f64>,
@@ -62,7 +64,7 @@ fn one(expectation: &Expectation, measured: &Measured) -> Judged {
         return Judged { name, status: Status::Fail, measured: None, truth: None, unit };
     };
     let status = if excess(expectation, &worst) <= 0.0 { Status::Pass } else { Status::Fail };
-    let name = match many {
+    let name = match many || worst.measured.is_none() && !worst.place.is_empty() {
         true => format!("{} (worst: {})", expectation.name, worst.place),
         false => expectation.name.clone(),
     };
@@ -98,11 +100,21 @@ fn unit(of: Subject) -> &'static str {
         | Subject::EntryTotal
         | Subject::EntryNetwork
         | Subject::EntryApplication
+        | Subject::ClockError
+        | Subject::WireError
+        | Subject::Bound
+        | Subject::BoundBeyondHalfRoundTrip
+        | Subject::LieNamed
+        | Subject::StepSeen
         | Subject::ClockOffset
         | Subject::Up
         | Subject::Down => "ns",
-        Subject::CoveredPercent | Subject::UnmatchedPercent | Subject::CpuPercent => "percent",
-        Subject::Lost | Subject::Unaccounted => "packets",
+        Subject::CoveredPercent
+        | Subject::CorrectedPercent
+        | Subject::UnmatchedPercent
+        | Subject::CpuPercent => "percent",
+        Subject::Lost | Subject::Unaccounted | Subject::Packets => "packets",
+        Subject::WronglyNamed => "hosts",
         Subject::RcvbufDropped | Subject::AccountingGap => "datagrams",
         Subject::NotConverged => "nodes",
         Subject::RssBytes => "bytes",
@@ -114,6 +126,9 @@ fn unit(of: Subject) -> &'static str {
 fn cases(expectation: &Expectation, measured: &Measured) -> Vec<Case> {
     let segment = |place: usize| paths(expectation, measured, |packets| segment(expectation, place, packets));
     let at_nodes = |value: &dyn Fn(usize) -> Option<(f64, Option<f64>)>| nodes(expectation, measured, value);
+    let by_clock = |value: &dyn Fn(&Expectation, &[Packet]) -> Option<f64>| {
+        paths(expectation, measured, |packets| (value(expectation, packets), None))
+    };
     let counter = |host: usize, name: &str| measured.report(host)?["accounting"][name].as_f64();
     let whole = |value: f64| vec![Case { place: String::new(), measured: Some(value), truth: None }];
     let used = |value: fn(&super::measure::Used) -> f64| {
@@ -127,7 +142,26 @@ fn cases(expectation: &Expectation, measured: &Measured) -> Vec<Case> {
         Subject::EntryTotal => entries(expectation, measured, "total"),
         Subject::EntryNetwork => entries(expectation, measured, "network"),
         Subject::EntryApplication => entries(expectation, measured, "application"),
-        Subject::CoveredPercent => paths(expectation, measured, |packets| (covered(packets), Some(100.0))),
+        Subject::ClockError => by_clock(&clocks::error),
+        Subject::WireError => by_clock(&clocks::wire_error),
+        Subject::Bound => by_clock(&clocks::bound),
+        Subject::BoundBeyondHalfRoundTrip => by_clock(&|expectation, packets| {
+            let Packet { from, to, .. } = packets.first()?;
+            let round_trip = clocks::least_round_trip(&measured.packets.joined, *from, *to)?;
+            Some(clocks::bound(expectation, packets)? - round_trip as f64 / 2.0)
+        }),
+        Subject::CoveredPercent => by_clock(&clocks::covered_percent),
+        Subject::CorrectedPercent => by_clock(&clocks::corrected_percent),
+        Subject::Packets => whole(clocks::count(expectation, &measured.packets.joined) as f64),
+        Subject::LieNamed => naming(expectation, measured),
+        Subject::WronglyNamed => at_nodes(&|host| {
+            let wrong = clocks::wrongly_named(measured.report(host)?, &hosts(&expectation.liars));
+            Some((wrong.len() as f64, Some(0.0)))
+        }),
+        Subject::StepSeen => at_nodes(&|host| {
+            let stepped = measured.remains.skews.get(host)?.step?.at.as_nanos();
+            Some(((measured.packets.new_epochs.get(&host)? - stepped) as f64, None))
+        }),
         Subject::Lost => lost(expectation, measured),
         Subject::RcvbufDropped => at_nodes(&|host| {
             let truth = measured.remains.counters.get(host)?.udp_rcvbuf_errors as f64;
@@ -146,7 +180,7 @@ fn cases(expectation: &Expectation, measured: &Measured) -> Vec<Case> {
             })
         }
         Subject::AccountingGap => at_nodes(&|host| {
-            let sum: f64 = ["matched", "unmatched", "late", "ring_failed", "pending"]
+            let sum: f64 = ["matched", "unmatched", "late", "ring_failed", "dropped", "pending"]
                 .iter()
                 .map(|name| counter(host, name))
                 .sum::<Option<f64>>()?;
@@ -214,17 +248,29 @@ fn segment(expectation: &Expectation, place: usize, packets: &[Packet]) -> (Opti
     (stat(expectation.during, &value), reference)
 }
 
-/// Share of the packets whose network time is within its bound of the truth.
-fn covered(packets: &[Packet]) -> Option<f64> {
-    let judged: Vec<bool> = packets
-        .iter()
-        .filter_map(|packet| {
-            let error = (packet.measured[NETWORK]? - packet.truth[NETWORK]?).abs();
-            Some(error <= packet.bound?)
-        })
-        .collect();
-    (!judged.is_empty())
-        .then(|| 100.0 * judged.iter().filter(|inside| **inside).count() as f64 / judged.len() as f64)
+/// How long each node took to name the liars, itself included, from when they began to lie; below zero when they lied
+/// before the scenario's start.
+fn naming(expectation: &Expectation, measured: &Measured) -> Vec<Case> {
+    let liars = hosts(&expectation.liars);
+    let only = expectation.node.as_deref().and_then(host_index);
+    let nodes = (0..measured.remains.reports.len()).filter(|host| only.is_none_or(|only| only == *host));
+    let case = |host: usize| {
+        let since = match measured.report(host) {
+            Some(report) => clocks::named_since(report, &liars),
+            None => Err("left no report".to_owned()),
+        };
+        let place = match &since {
+            Ok(_) => host_name(host),
+            Err(instead) => format!("{} {instead}", host_name(host)),
+        };
+        let took = since.ok().map(|since| (since - measured.lies_from) as f64);
+        Case { place, measured: took, truth: None }
+    };
+    nodes.map(case).collect()
+}
+
+fn hosts(names: &[String]) -> Vec<usize> {
+    names.iter().filter_map(|name| host_index(name)).collect()
 }
 
 fn lost(expectation: &Expectation, measured: &Measured) -> Vec<Case> {
@@ -332,6 +378,9 @@ mod tests {
             measured: [Some(network), None, None, None],
             truth: [truth, None, None, None],
             bound: Some(5),
+            elapsed: truth,
+            correction: None,
+            wire: None,
         };
         let packets = [packet(1.0, 10, Some(11)), packet(4.0, 90, Some(70)), packet(8.0, 12, None)];
         let segment = |text: &str| segment(&expectation(text), NETWORK, &packets);
@@ -339,6 +388,5 @@ mod tests {
         let quiet = "near = 'quiet'\nwithin = 1\nquiet = [0, 2]\nduring = [7, 9]";
         assert_eq!(segment(quiet), (Some(12.0), Some(10.0)));
         assert_eq!(segment("at_most = 1\nduring = [5, 6]"), (None, None));
-        assert_eq!(covered(&packets), Some(50.0));
     }
 }

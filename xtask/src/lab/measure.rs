@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use probe_ebpf::time::{MonoNs, Span};
+use probe_ebpf::time::MonoNs;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::bed::Remains;
+use super::clocks;
 use super::counters::{Counters, Usage};
 use super::packets::{Packet, Packets, SEGMENTS, host_of, number_of, quantile};
 use super::scenario::host_name;
@@ -27,6 +28,8 @@ pub struct Measured {
     pub up_ns: i64,
     /// Whether the gossip went over IPv6.
     pub ipv6: bool,
+    /// When a chronyd first was told to say something else, or else the scenario's start, on CLOCK_MONOTONIC.
+    pub lies_from: i64,
 }
 
 /// What a node used.
@@ -54,12 +57,11 @@ impl Measured {
         self.remains.reports.get(host)?.as_ref()
     }
 
-    /// What a host's final report says that its clock is off by, and what it was off by when that was read; in
-    /// nanoseconds.
+    /// What a host's final report says that its clock is off by, and what it was off by then; in nanoseconds.
     pub fn clock_offset(&self, host: usize) -> Option<(f64, f64)> {
         let clock = &self.report(host)?["clock"];
-        let read = self.remains.ended - Span::from_nanos(clock["age_ns"].as_i64()?);
-        Some((clock["offset_ns"].as_f64()?, self.remains.skews.get(host)?.at(read) as f64))
+        let then = MonoNs::from_nanos(clock["at_mono_ns"].as_i64()?);
+        Some((clock["offset_ns"].as_f64()?, self.remains.skews.get(host)?.at(then) as f64))
     }
 
     /// UDP packets that the hosts' kernels sent, less those that the switch read, by host.
@@ -139,6 +141,18 @@ impl Measured {
             Some(((*name).to_owned(), value))
         };
         SEGMENTS.iter().enumerate().filter_map(segment).collect::<serde_json::Map<_, _>>().into()
+    }
+
+    /// Error, coverage and bound of the corrected network times against the clock that all hosts share.
+    pub fn clock(&self) -> Value {
+        clocks::all_figures(&self.packets.joined)
+    }
+
+    /// What the final reports say of the clocks, by node.
+    pub fn clocks(&self) -> Value {
+        let named = (0..self.remains.reports.len())
+            .filter_map(|host| Some((host_name(host), self.report(host)?["clock"].clone())));
+        named.collect::<serde_json::Map<_, _>>().into()
     }
 
     /// Packets lost by the final reports, over all paths.

@@ -4,9 +4,13 @@
 //! nodes' [`packets`] are joined with the switch's log, [`measure`]d, and held against what is [expected](expect).
 
 pub mod amount;
+pub mod attribution;
 pub mod bed;
+pub mod clocks;
 pub mod counters;
 pub mod expect;
+pub mod expectation;
+pub mod guests;
 pub mod library;
 pub mod load;
 pub mod measure;
@@ -57,6 +61,10 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
+    /// Two emulated machines with clocks of their own, held against the switch: what the nodes in them measure
+    Guests(guests::Options),
+    /// Random trouble to pairs of hosts: are the verdicts right? Prints the confusion matrix
+    Attribution(attribution::Options),
     /// Bring a scenario's hosts, links, nodes, load and events (once) up, and leave them to a shell
     Shell {
         /// Its name
@@ -90,6 +98,12 @@ pub fn command(command: &Command) -> Result<()> {
             run::command(&scenario, output, &binary)
         }
         Command::Selftest { json } => switch::selftest::command(json.as_deref()),
+        Command::Attribution(options) if !options.runs() => attribution::again(options),
+        Command::Attribution(options) => {
+            let binary = prepare(options.binary.as_deref())?;
+            attribution::command(options, &binary)
+        }
+        Command::Guests(options) => guests::command(options),
         Command::Shell { name } => {
             let scenario = library::find(name)?;
             let binary = prepare(None)?;

@@ -1,11 +1,12 @@
 //! Every packet as both ends' nodes recorded it, with what is known about it from outside.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use super::bed::Remains;
+use super::expectation::Correction;
 use super::scenario::{Scenario, host_index};
 use super::switch::{Journey, Outcome, Port};
 use super::trouble::Troubles;
@@ -41,6 +42,25 @@ pub struct Packet {
     pub truth: [Option<i64>; SEGMENTS.len()],
     /// What the receiving node says how far its network time may be off.
     pub bound: Option<i64>,
+    /// T4 minus T1 by the clock that all hosts share: what a rightly corrected network time is.
+    pub elapsed: Option<i64>,
+    /// What the correction rests on.
+    pub correction: Option<Correction>,
+    /// Network time from driver to receive stamp, once the sender has told when its driver had the packet.
+    pub wire: Option<i64>,
+}
+
+impl Packet {
+    /// How far off its corrected network time is, without sign.
+    pub fn clock_error(&self) -> Option<i64> {
+        Some((self.measured[NETWORK]? - self.elapsed?).abs())
+    }
+
+    /// How far off its network time from driver to receive stamp is, without sign: against packet sockets at both
+    /// hosts' edges, in which nothing of the node has a part.
+    pub fn wire_error(&self) -> Option<i64> {
+        Some((self.wire? - self.truth[NETWORK]?).abs())
+    }
 }
 
 /// All packets of a run.
@@ -56,6 +76,8 @@ pub struct Packets {
     pub lost: HashMap<(usize, usize), u64>,
     /// All gossip packets that the switch dropped.
     pub dropped: u64,
+    /// By host, T1 of the first packet that its node sent with a clock that it knew to be stepped.
+    pub new_epochs: BTreeMap<usize, i64>,
 }
 
 /// What happened outside the nodes to the packet with this id.
@@ -70,6 +92,7 @@ impl Packets {
         let mut packets = Self::default();
         let mut sent: HashMap<(usize, usize, u64), i64> = HashMap::new();
         let mut received = Vec::new();
+        let mut wires: HashMap<(usize, usize, u64), i64> = HashMap::new();
         for (host, files) in remains.records.iter().enumerate() {
             for (number, file) in files.iter().enumerate() {
                 let is_last = number + 1 == files.len();
@@ -82,9 +105,22 @@ impl Packets {
                                 (to, line["id"].as_u64(), number("t1_mono_ns"))
                             {
                                 sent.insert((host, to, id), t1);
+                                if number("epoch") > Some(0) {
+                                    let first = packets.new_epochs.entry(host).or_insert(t1);
+                                    *first = t1.min(*first);
+                                }
                             }
                         }
                         Some("rx") => received.push((host, is_last, line)),
+                        Some("journey") => {
+                            let from = line["from"].as_str().and_then(host_of);
+                            let wire = line["segments_ns"]["network"].as_i64();
+                            if let (Some(from), Some(counter), Some(wire)) =
+                                (from, line["counter"].as_u64(), wire)
+                            {
+                                wires.insert((from, host, counter), wire);
+                            }
+                        }
                         Some("end") => packets.unrecorded += line["dropped"].as_u64().unwrap_or(0),
                         _ => {}
                     }
@@ -107,7 +143,15 @@ impl Packets {
             if let Some(t1) = sent.get(&(from, *to, id)) {
                 let fate = fates.get(&(from, *to, id)).copied();
                 let packet = packet(from, *to, *t1, line, fate, scenario, troubles, start);
-                packets.joined.push(Packet { from_number: number_of(name), to_last: *to_last, ..packet });
+                // Counters begin anew with each run of a node, and journeys do not tell which.
+                let is_only = scenario.is_steady(from) && scenario.is_steady(*to);
+                let wire = wires.get(&(from, *to, id & u64::from(u32::MAX))).copied().filter(|_| is_only);
+                packets.joined.push(Packet {
+                    from_number: number_of(name),
+                    to_last: *to_last,
+                    wire,
+                    ..packet
+                });
             }
         }
         for ((from, to, id), journey) in fates {
@@ -164,6 +208,9 @@ fn packet(
         ],
         truth: [fate.and_then(Journey::network).map(|time| time.as_nanos()), None, waited, slow],
         bound: number("network_bound_ns"),
+        elapsed: number("t4_mono_ns").map(|t4| t4 - t1),
+        correction: serde_json::from_value(rx["correction"].clone()).ok(),
+        wire: None,
     }
 }
 

@@ -229,6 +229,9 @@ mod tests {
             measured: [Some(network), Some(3_000), None, Some(20_000)],
             truth: [Some(20_000_000), None, None, None],
             bound: Some(1),
+            elapsed: None,
+            correction: None,
+            wire: None,
         }
     }
 

@@ -25,6 +25,11 @@ pub struct Report {
     pub paths: Vec<Value>,
     /// How far off each packet was against the truth, without sign, by segment: count, p50, p99, max.
     pub errors: Value,
+    /// How far off corrected network times were against the clock that all hosts share, and their bounds: of all packets
+    /// (`all`) and of those of each kind of correction.
+    pub clock: Value,
+    /// What each node in the end said of the clocks, by name.
+    pub clocks: Value,
     /// How long entries took from node to node, as the nodes report it.
     pub propagation: Vec<Value>,
     /// Gossip packets lost.
@@ -52,6 +57,8 @@ impl Report {
             expectations,
             paths: measured.paths(),
             errors: measured.errors(),
+            clock: measured.clock(),
+            clocks: measured.clocks(),
             propagation: measured.propagation(),
             loss: Loss { switch: measured.packets.dropped, nodes: measured.lost_by_nodes() },
             resources: measured.resources(),
@@ -84,6 +91,7 @@ impl Report {
             let _ = writeln!(text, "and {} more paths in the JSON", self.paths.len() - shown.len());
         }
         self.errors_text(&mut text);
+        self.clock_text(&mut text);
         self.propagation_text(&mut text);
         let _ = writeln!(
             text,
@@ -138,6 +146,38 @@ impl Report {
         }
     }
 
+    fn clock_text(&self, text: &mut String) {
+        let Some(kinds) = self.clock.as_object().filter(|kinds| !kinds.is_empty()) else { return };
+        let _ = writeln!(
+            text,
+            "\n{:<12}{:>8}  {:>10} {:>10} {:>10}  {:>10} {:>9}",
+            "correction", "packets", "error p50", "p99", "max", "bound p50", "covered"
+        );
+        for (name, figures) in kinds {
+            let time = |key: &str| match figures[key].as_f64() {
+                Some(ns) if ns < NO_BOUND => time(ns),
+                _ => "none".to_owned(),
+            };
+            let _ = writeln!(
+                text,
+                "{name:<12}{:>8}  {:>10} {:>10} {:>10}  {:>10} {:>9}",
+                figures["count"].to_string(),
+                time("p50_ns"),
+                time("p99_ns"),
+                time("max_ns"),
+                time("bound_p50_ns"),
+                figures["covered_percent"]
+                    .as_f64()
+                    .map_or_else(|| "-".to_owned(), |covered| format!("{covered:.2} %"))
+            );
+        }
+        for (name, clock) in self.clocks.as_object().into_iter().flatten() {
+            let sentence = clock["honesty"]["sentence"].as_str().unwrap_or("nothing");
+            let note = clock["note"].as_str().map_or_else(String::new, |note| format!("; {note}"));
+            let _ = writeln!(text, "{name} says of its clock: {sentence}{note}");
+        }
+    }
+
     fn propagation_text(&self, text: &mut String) {
         let with_samples: Vec<&Value> =
             self.propagation.iter().filter(|entry| entry["count"].as_u64() > Some(0)).collect();
@@ -175,6 +215,8 @@ impl Report {
     }
 }
 
+/// Bounds beyond this, a century, say that nothing is bounded.
+const NO_BOUND: f64 = 3.2e18;
 /// More paths than this are not for reading.
 const MOST_PATHS: usize = 20;
 

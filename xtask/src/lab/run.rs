@@ -111,6 +111,7 @@ fn measure(scenario: &Scenario, seed: u64, binary: &Path, interrupt: &Interrupt)
     if !granted.realtime {
         progress.tell("the switch has no real-time priority: links are less exact");
     }
+    bed.wait_for_start()?;
     let writer = Writer::start(&scenario.load, bed.places());
     let mut troubles = Troubles::default();
     let pids = bed.pids();
@@ -138,7 +139,8 @@ fn measure(scenario: &Scenario, seed: u64, binary: &Path, interrupt: &Interrupt)
         packets.joined.len(),
         remains.switch.totals.all
     ));
-    Ok(Measured { packets, remains, usage, not_converged, up_ns, ipv6: scenario.ipv6 })
+    let lies_from = troubles.first_ntp_change.unwrap_or(start);
+    Ok(Measured { packets, remains, usage, not_converged, up_ns, ipv6: scenario.ipv6, lies_from })
 }
 
 /// Does every step in its time, until the scenario is over or it is to stop.
@@ -207,6 +209,7 @@ fn words(step: &Step) -> String {
             )
         }
         Step::Unthrottle(host) => format!("{}'s own link as before", host_name(*host)),
+        Step::StartNtp(host, _) => format!("{}'s chronyd starts", host_name(*host)),
         Step::KillNtp => "the NTP server dies".to_owned(),
         Step::NtpOffset(host, seconds) => {
             format!("{}'s chronyd says {:.1} ms", host_name(*host), seconds * 1e3)

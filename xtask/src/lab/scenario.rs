@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::amount::Amount;
+use super::expectation::Expectation;
 use super::switch::LinkSpec;
 
 /// A scenario. Unknown keys are errors.
@@ -30,6 +30,12 @@ pub struct Scenario {
     /// What links do from the start.
     #[serde(default, rename = "link")]
     pub links: Vec<LinkOrder>,
+    /// Whether the hosts have a chronyd each.
+    #[serde(default = "yes")]
+    pub ntp: bool,
+    /// What packets take from a host to its time server, and back.
+    #[serde(default)]
+    pub ntp_delay_ms: [f64; 2],
     /// How some nodes differ from the others, by host.
     #[serde(default, rename = "node")]
     pub nodes: BTreeMap<String, NodeOrder>,
@@ -75,6 +81,14 @@ pub struct NodeOrder {
     pub ntp_offset_ms: Option<f64>,
     /// What its chronyd says the clock gains; the truth (the drift) if absent.
     pub ntp_drift_ppm: Option<f64>,
+    /// By how much its wall clock is stepped; positive is forward. What chronyd says of it does not change by itself.
+    pub clock_step_ms: f64,
+    /// When, in seconds after the start.
+    pub clock_step_at_s: f64,
+    /// When its chronyd is started, in seconds after the start; before its node if absent.
+    pub ntp_from_s: Option<f64>,
+    /// What packets take to its time server, and back; as all others' if absent.
+    pub ntp_delay_ms: Option<[f64; 2]>,
 }
 
 impl NodeOrder {
@@ -193,116 +207,6 @@ pub enum Action {
     },
 }
 
-/// What is looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[expect(missing_docs, reason = "segments as in the nodes' reports")]
-pub enum Subject {
-    SendQueue,
-    EgressStack,
-    Qdisc,
-    Network,
-    IngressStack,
-    SocketQueue,
-    Handling,
-    /// Of entries, from the final reports.
-    EntryTotal,
-    EntryNetwork,
-    EntryApplication,
-    /// Share of packets whose network time is within its stated bound of the truth, in percent.
-    CoveredPercent,
-    /// Packets lost on the way as the receivers' gaps in ids tell; truth: what the switch dropped of them.
-    Lost,
-    /// Datagrams dropped at the socket; truth: the kernel's RcvbufErrors.
-    RcvbufDropped,
-    /// What a node says its clock is wrong by; truth: what was injected.
-    ClockOffset,
-    /// UDP packets that kernels sent and the switch knows nothing of; truth: none.
-    Unaccounted,
-    /// Datagrams at the probe that are in no place of the accounting; truth: none.
-    AccountingGap,
-    /// Datagrams at the probe that were unmatched or late, in percent.
-    UnmatchedPercent,
-    /// Live nodes that at the end do not know all live ones; truth: none.
-    NotConverged,
-    /// Time from nothing to nodes that know each other, and back.
-    Up,
-    Down,
-    /// The busiest node, in percent of one CPU.
-    CpuPercent,
-    /// The largest node.
-    RssBytes,
-    /// Open files of the node with most of them.
-    Fds,
-    /// Who is to blame.
-    Verdict,
-}
-
-/// Which value of many.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[expect(missing_docs, reason = "the names say it all")]
-pub enum Stat {
-    #[default]
-    P50,
-    P95,
-    P99,
-    Max,
-}
-
-impl Stat {
-    /// Share of the values below.
-    pub fn share(self) -> f64 {
-        match self {
-            Self::P50 => 0.5,
-            Self::P95 => 0.95,
-            Self::P99 => 0.99,
-            Self::Max => 1.0,
-        }
-    }
-}
-
-/// What is compared with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Reference {
-    /// What is known from outside the nodes.
-    Truth,
-    /// The same in the `quiet` window.
-    Quiet,
-}
-
-/// Something that is to hold. Over several paths or nodes it is to hold for each of them, and the worst is shown.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Expectation {
-    /// In words.
-    pub name: String,
-    /// What is looked at.
-    pub of: Subject,
-    /// Which value of many.
-    #[serde(default)]
-    pub stat: Stat,
-    /// On which paths: `a>b`, `*>c`, `a>*`; on all if absent.
-    pub path: Option<String>,
-    /// At which node; at all if absent.
-    pub node: Option<String>,
-    /// Packets sent in this window, in seconds; all if absent.
-    pub during: Option<[f64; 2]>,
-    /// What it is compared with.
-    pub near: Option<Reference>,
-    /// The window of [`Reference::Quiet`].
-    pub quiet: Option<[f64; 2]>,
-    /// Largest difference from the reference.
-    pub within: Option<Amount>,
-    /// Least value, itself fine.
-    pub at_least: Option<Amount>,
-    /// Greatest value, itself fine.
-    pub at_most: Option<Amount>,
-    /// What has to be built before this can be looked at: reported as not yet.
-    pub needs: Option<String>,
-}
-
 /// A scenario that cannot be.
 #[derive(Debug, thiserror::Error)]
 pub enum ScenarioError {
@@ -342,6 +246,10 @@ fn three() -> usize {
     3
 }
 
+fn yes() -> bool {
+    true
+}
+
 /// Name of the host with this index: `a` for 0.
 pub fn host_name(index: usize) -> String {
     char::from(b'a' + index as u8 % 26).to_string()
@@ -368,6 +276,17 @@ impl Scenario {
             Ok(()) => Ok(scenario),
             Err(what) => Err(ScenarioError::Senseless { name: name.to_owned(), what }),
         }
+    }
+
+    /// What packets take from a host to its time server, and back, in milliseconds.
+    pub fn ntp_delay_ms(&self, index: usize) -> [f64; 2] {
+        self.node(index).ntp_delay_ms.unwrap_or(self.ntp_delay_ms)
+    }
+
+    /// Does one and the same node run on this host all the time?
+    pub fn is_steady(&self, index: usize) -> bool {
+        let churned = |event: &Event| matches!(&event.action, Action::Churn { node, .. } if host_index(node) == Some(index));
+        !self.events.iter().any(churned)
     }
 
     /// How the node of this host differs.

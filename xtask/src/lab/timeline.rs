@@ -50,7 +50,9 @@ pub enum Step {
     Unthrottle(usize),
     /// The NTP server dies.
     KillNtp,
-    /// A host's chronyd says that the clock lacks so many seconds.
+    /// A host's chronyd starts, and says that the clock lacks so many seconds.
+    StartNtp(usize, f64),
+    /// A host's chronyd is started anew, and from then on says that the clock lacks so many seconds.
     NtpOffset(usize, f64),
 }
 
@@ -95,6 +97,13 @@ pub fn pairs(order: &LinkOrder, hosts: usize) -> Vec<(usize, usize)> {
 /// The steps of a scenario. At one instant what ends comes before what begins.
 pub fn steps(scenario: &Scenario) -> Vec<Timed> {
     let mut all: Vec<Timed> = scenario.events.iter().flat_map(|event| one(event, scenario)).collect();
+    for host in 0..scenario.hosts {
+        let order = scenario.node(host);
+        all.extend(order.ntp_from_s.filter(|_| scenario.ntp).map(|at_s| Timed {
+            at: Duration::from_secs_f64(at_s),
+            step: Step::StartNtp(host, order.ntp_offset_s()),
+        }));
+    }
     let begins = |step: &Step| {
         !matches!(
             step,
@@ -246,6 +255,14 @@ mod tests {
         };
         assert_eq!(names(steps("")), ["c", "c"]);
         assert_eq!(names(steps(", new_id = true")), ["c2", "c3"]);
+    }
+
+    #[test]
+    fn a_late_chronyd_is_started_with_the_truth() {
+        let order = "[node.b]\nclock_error_ms = 5\nntp_from_s = 3";
+        let late = Timed { at: Duration::from_secs(3), step: Step::StartNtp(1, -0.005) };
+        assert_eq!(steps(&scenario(order)), [late]);
+        assert_eq!(steps(&scenario(&format!("ntp = false\n{order}"))), []);
     }
 
     #[test]

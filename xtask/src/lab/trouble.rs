@@ -33,6 +33,8 @@ pub struct Troubles {
     hogs: Vec<(usize, Vec<Process>)>,
     competing: Vec<(usize, Competing)>,
     paused: Vec<(usize, i64)>,
+    /// When a chronyd first was told to say something else, in nanoseconds of CLOCK_MONOTONIC.
+    pub first_ntp_change: Option<i64>,
     /// When nodes were stopped, in nanoseconds of CLOCK_MONOTONIC: (host, from, to).
     pub pauses: Vec<(usize, i64, i64)>,
 }
@@ -87,7 +89,11 @@ impl Troubles {
                     .map(drop)
             }
             Step::KillNtp => bed.kill_ntp(),
-            Step::NtpOffset(host, seconds) => bed.follow(*host, *seconds),
+            Step::StartNtp(host, seconds) => bed.follow(*host, *seconds),
+            Step::NtpOffset(host, seconds) => {
+                self.first_ntp_change.get_or_insert(mono_now().as_nanos());
+                bed.follow(*host, *seconds)
+            }
         }
     }
 

@@ -1,16 +1,14 @@
 //! What a scenario must fulfil beyond being well-formed.
 
-use super::scenario::{
-    Action, Event, Expectation, LinkOrder, MAX_HOSTS, Reference, Scenario, Subject, host_index,
-};
+use super::expectation::{Expectation, Reference, Subject};
+use super::scenario::{Action, Event, LinkOrder, MAX_HOSTS, NodeOrder, Scenario, host_index};
 
 /// What chronyd follows without trouble, and far more than real clocks do.
 const MOST_DRIFT_PPM: f64 = 200.0;
 
 /// The first thing that makes no sense.
 pub(super) fn check(scenario: &Scenario) -> Result<(), String> {
-    let Scenario { name: _, about, hosts, seconds, ipv6: _, links, nodes, load, events, expectations } =
-        scenario;
+    let Scenario { about, hosts, seconds, ntp, links, nodes, load, events, expectations, .. } = scenario;
     if about.trim().is_empty() {
         return Err("it does not say what it is about".into());
     }
@@ -26,7 +24,14 @@ pub(super) fn check(scenario: &Scenario) -> Result<(), String> {
     };
     links.iter().try_for_each(|order| link(order, &known))?;
     nodes.keys().try_for_each(known)?;
+    for host in 0..*hosts {
+        let delays = scenario.ntp_delay_ms(host);
+        if !delays.iter().all(|ms| (0.0..=1_000.0).contains(ms)) {
+            return Err(format!("{delays:?} ms to a time server and back; 0 to 1000 each are possible"));
+        }
+    }
     for (name, node) in nodes {
+        check_times(name, node, *seconds)?;
         for ppm in [Some(node.clock_drift_ppm), node.ntp_drift_ppm].into_iter().flatten() {
             if !(-MOST_DRIFT_PPM..=MOST_DRIFT_PPM).contains(&ppm) {
                 return Err(format!(
@@ -42,10 +47,13 @@ pub(super) fn check(scenario: &Scenario) -> Result<(), String> {
         );
     }
     for event in events {
+        if !ntp && matches!(event.action, Action::KillNtp {} | Action::NtpOffset { .. }) {
+            return Err("an event is about NTP, and `ntp` is false".into());
+        }
         check_event(event, *seconds, &known).map_err(|what| format!("event at {} s: {what}", event.at_s))?;
     }
     for expectation in expectations {
-        check_expectation(expectation, *seconds, *hosts)
+        check_expectation(expectation, scenario)
             .map_err(|what| format!("expectation `{}`: {what}", expectation.name))?;
     }
     Ok(())
@@ -105,9 +113,25 @@ fn check_event(
     }
 }
 
-fn check_expectation(expectation: &Expectation, seconds: f64, hosts: usize) -> Result<(), String> {
+fn check_times(name: &str, node: &NodeOrder, seconds: f64) -> Result<(), String> {
+    let NodeOrder { clock_step_ms, clock_step_at_s, ntp_from_s, .. } = node;
+    if let Some(from) = ntp_from_s.filter(|from| !(0.0..seconds).contains(from)) {
+        return Err(format!("`{name}`'s chronyd starts after {from} s, not within the {seconds} s"));
+    }
+    if !(-60_000.0..=60_000.0).contains(clock_step_ms) || !(0.0..seconds).contains(clock_step_at_s) {
+        return Err(format!(
+            "`{name}`'s clock is stepped by {clock_step_ms} ms after {clock_step_at_s} s; a minute either way within \
+             the {seconds} s is possible"
+        ));
+    }
+    Ok(())
+}
+
+fn check_expectation(expectation: &Expectation, scenario: &Scenario) -> Result<(), String> {
     let Expectation { of, path, node, during, near, quiet, within, at_least, at_most, needs, .. } =
         expectation;
+    let Scenario { seconds, hosts, nodes, events, .. } = scenario;
+    let (seconds, hosts) = (*seconds, *hosts);
     for [from, to] in during.iter().chain(quiet) {
         if !(0.0 <= *from && from < to && *to <= seconds) {
             return Err(format!("the window {from} to {to} s is not within the {seconds} s"));
@@ -132,6 +156,29 @@ fn check_expectation(expectation: &Expectation, seconds: f64, hosts: usize) -> R
     }
     if matches!(of, Subject::SendQueue | Subject::EgressStack | Subject::Qdisc | Subject::Verdict) {
         return Err("nodes do not measure this yet: say what it needs".into());
+    }
+    let about_liars = matches!(of, Subject::LieNamed | Subject::WronglyNamed);
+    if !about_liars && !expectation.liars.is_empty()
+        || *of == Subject::LieNamed && expectation.liars.is_empty()
+    {
+        return Err("`liars` says who is to be named: with `lie_named` and `wrongly_named` only".into());
+    }
+    if let Some(name) =
+        expectation.liars.iter().find(|name| host_index(name).is_none_or(|index| index >= hosts))
+    {
+        return Err(format!("there is no host `{name}`"));
+    }
+    if *of == Subject::LieNamed
+        && !events.iter().any(|event| matches!(event.action, Action::NtpOffset { .. }))
+        && nodes.values().all(|node| node.ntp_offset_ms.is_none())
+    {
+        return Err("nobody lies: there is neither an event nor a node with `ntp_offset`".into());
+    }
+    if *of == Subject::CorrectedPercent && expectation.correction.is_none() {
+        return Err("say which `correction` is meant".into());
+    }
+    if *of == Subject::StepSeen && !nodes.values().any(|node| node.clock_step_ms != 0.0) {
+        return Err("no node's clock is stepped".into());
     }
     if near.is_some() != within.is_some() {
         return Err(
@@ -170,6 +217,15 @@ mod tests {
             ("[[event]]\nat_s = 1\ndo.stop = { node = 'a', pulse_ms = 5, every_ms = 5 }", "5 ms out of 5 ms"),
             ("[[event]]\nat_s = 1\ndo.explode = {}", "unknown variant"),
             ("[[event]]\nat_s = 1\ndo.partition = { one = ['a'], other = ['a'] }", "two sides"),
+            ("[node.b]\nclock_step_ms = 5\nclock_step_at_s = 10", "stepped by 5 ms after 10 s"),
+            ("[node.b]\nntp_from_s = 10", "starts after 10 s"),
+            ("[node.b]\nntp_delay_ms = [1, -1]", "[1.0, -1.0] ms to a time server"),
+            ("ntp = false\n[[event]]\nat_s = 1\ndo.kill_ntp = {}", "`ntp` is false"),
+            ("[[expect]]\nname = 'n'\nof = 'lie_named'\nat_most = '1s'", "`liars` says who"),
+            ("[[expect]]\nname = 'n'\nof = 'lie_named'\nliars = ['b']\nat_most = '1s'", "nobody lies"),
+            ("[[expect]]\nname = 'n'\nof = 'wrongly_named'\nliars = ['d']\nat_most = 0", "no host `d`"),
+            ("[[expect]]\nname = 'n'\nof = 'corrected_percent'\nat_least = 1", "which `correction`"),
+            ("[[expect]]\nname = 'n'\nof = 'step_seen'\nat_most = '1s'", "no node's clock is stepped"),
             ("[[expect]]\nname = 'n'\nof = 'network'", "nothing is expected"),
             ("[[expect]]\nname = 'n'\nof = 'qdisc'\nat_most = '1ms'", "say what it needs"),
             ("[[expect]]\nname = 'n'\nof = 'network'\nnear = 'truth'", "both or none"),

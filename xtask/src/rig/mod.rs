@@ -7,6 +7,7 @@
 pub mod chrony;
 pub mod control;
 pub mod interrupt;
+pub mod metrics;
 pub mod netns;
 pub mod node;
 pub mod process;

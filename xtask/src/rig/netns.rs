@@ -133,7 +133,7 @@ impl Hosts {
         ))?;
         for Host { namespace, number } in hosts.iter() {
             namespace.batch(&format!(
-                "link add eth0 type veth peer name p{number} netns {}\n\
+                "link add eth0 address 02:77:00:00:00:{number:02x} type veth peer name p{number} netns {}\n\
                  addr add {}/24 dev eth0\n\
                  addr add {}/64 dev eth0 nodad\n\
                  link set eth0 up\n",

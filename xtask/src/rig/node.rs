@@ -42,6 +42,10 @@ pub struct NodeSpec {
     pub inject_clock_error_ns: i64,
     /// `--inject-clock-drift-ppb`, since the boot: positive is ever faster.
     pub inject_clock_drift_ppb: i64,
+    /// `--inject-clock-step-ns`: positive is forward.
+    pub inject_clock_step_ns: i64,
+    /// `--inject-clock-step-at-ns`, by CLOCK_MONOTONIC.
+    pub inject_clock_step_at_ns: i64,
     /// `--log`.
     pub log: &'static str,
     /// Anything else.
@@ -64,6 +68,8 @@ impl NodeSpec {
             record: None,
             inject_clock_error_ns: 0,
             inject_clock_drift_ppb: 0,
+            inject_clock_step_ns: 0,
+            inject_clock_step_at_ns: 0,
             log: "info",
             extra: Vec::new(),
         }
@@ -111,6 +117,10 @@ impl NodeSpec {
         }
         if self.inject_clock_drift_ppb != 0 {
             command.args(["--inject-clock-drift-ppb", &self.inject_clock_drift_ppb.to_string()]);
+        }
+        if self.inject_clock_step_ns != 0 {
+            command.args(["--inject-clock-step-ns", &self.inject_clock_step_ns.to_string()]);
+            command.args(["--inject-clock-step-at-ns", &self.inject_clock_step_at_ns.to_string()]);
         }
         command.args(&self.extra);
         command

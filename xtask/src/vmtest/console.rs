@@ -2,7 +2,7 @@
 //! gave up.
 
 /// Starts the lines by which the machine's `init` tells the runner something.
-pub(super) const MARK: &str = "vmtest:";
+pub(crate) const MARK: &str = "vmtest:";
 
 /// What a kernel says when nothing more can be expected of it.
 const FATAL: [&str; 6] = [

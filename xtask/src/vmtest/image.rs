@@ -28,6 +28,7 @@ b=/bin/busybox
 $b mount -t proc proc /proc
 $b mount -t sysfs sysfs /sys
 $b mount -t bpf bpf /sys/fs/bpf
+$b mount -t cgroup2 cgroup2 /sys/fs/cgroup
 $b mount -t devtmpfs devtmpfs /dev
 $b mount -t tmpfs tmpfs /tmp
 $b dmesg -n 1

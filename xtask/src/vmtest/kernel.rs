@@ -57,7 +57,7 @@ impl fmt::Display for Kernel {
 
 impl Series {
     /// The kernel's image: the newest of the cache, else the newest that apt knows, which is then kept.
-    pub(super) fn fetch(self) -> Result<PathBuf> {
+    pub(crate) fn fetch(self) -> Result<PathBuf> {
         let cache = paths::cache()?.join("kernels");
         if let Some(image) = self.cached(&cache) {
             return Ok(image);

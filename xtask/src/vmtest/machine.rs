@@ -107,7 +107,8 @@ fn log(name: &str, dir: &Path) -> PathBuf {
     dir.join(format!("{name}.log"))
 }
 
-fn qemu() -> Result<PathBuf> {
+/// The emulator; installed when it is missing and that is possible.
+pub(crate) fn qemu() -> Result<PathBuf> {
     if paths::find_program(QEMU).is_none() {
         apt::install(&["qemu-system-x86"])
             .with_context(|| format!("{QEMU} is missing: sudo apt-get install qemu-system-x86"))?;
@@ -115,7 +116,8 @@ fn qemu() -> Result<PathBuf> {
     paths::find_program(QEMU).with_context(|| format!("the package has no {QEMU}"))
 }
 
-fn busybox() -> Result<PathBuf> {
+/// A static busybox from the cache, unpacked when it is missing.
+pub(crate) fn busybox() -> Result<PathBuf> {
     let root = paths::cache()?.join("tools").join(BUSYBOX);
     let program = root.join("bin/busybox");
     if !paths::is_executable(&program) {

@@ -8,7 +8,7 @@ pub mod console;
 pub mod cpio;
 mod image;
 pub mod kernel;
-mod machine;
+pub(crate) mod machine;
 mod suite;
 mod verdict;
 

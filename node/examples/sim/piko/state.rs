@@ -57,16 +57,18 @@ impl State {
         let first = entries.partition_point(|held| held.version <= version);
         entries[first..].iter().map(Held::on_wire)
     }
-    /// Makes a node known, if it is not.
-    pub(super) fn discover(&mut self, host: Host) {
+    /// Makes a node known; `false` when it was.
+    pub(super) fn discover(&mut self, host: Host) -> bool {
         if self.nodes.len() <= host.index() {
             self.nodes.resize_with(host.index() + 1, || None);
         }
         let node = &mut self.nodes[host.index()];
-        if node.is_none() {
+        let new = node.is_none();
+        if new {
             *node = Some(Node::default());
             self.known.push(host);
         }
+        new
     }
     pub(super) fn remove(&mut self, host: Host) {
         if let Some(node) = self.nodes.get_mut(host.index()) {

@@ -1,7 +1,6 @@
 //! The baseline's rule, packet by packet.
 
 use super::*;
-use crate::member::Effects;
 
 type Plain = Piko<false>;
 
@@ -15,7 +14,8 @@ const NOW: MonoNs = MonoNs::from_nanos(0);
 
 impl Node {
     fn new(host: u32) -> Self {
-        let rule = RuleOptions { interval: Span::from_millis(100), fanout: None, max_packet: 1400 };
+        let rule =
+            RuleOptions { interval: Span::from_millis(100), fanout: None, max_packet: 1400, judge: false };
         let start = Start { host: Host(host), seed: 1, now: NOW, seeds: &[], rule };
         let (mut scratch, mut effects) = (Scratch::default(), Effects::default());
         let io = &mut Io { scratch: &mut scratch, effects: &mut effects };

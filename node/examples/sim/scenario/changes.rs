@@ -30,7 +30,7 @@ pub(crate) struct Figures {
     pub(crate) t100_max_ms: Option<f64>,
     /// Changes that not everybody knew in time.
     pub(crate) incomplete: usize,
-    /// While nothing changes but the rule's own entries.
+    /// Datagrams and their payloads while nothing changes but the rule's own entries.
     pub(crate) bytes_per_s_per_node: f64,
     pub(crate) packets_per_s_per_node: f64,
     /// The same with the changes, which come about twice a second.

@@ -35,8 +35,7 @@ pub(crate) fn run<M: Member>(world: &mut World<M>, options: &Options) -> Result<
     let mut deaths = Vec::new();
     for _ in 0..options.kill.max(1) {
         let victim = world.any_victim()?;
-        world.kill(victim);
-        world.mourn(victim);
+        world.kill_and_watch(victim);
         world.run_until(PATIENCE, |world| world.noticing.as_ref().is_none_or(Spread::is_complete))?;
         deaths.extend(world.noticing.take());
         world.run(Span::from_secs(1))?;

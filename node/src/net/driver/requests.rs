@@ -40,6 +40,10 @@ impl Driver {
                 });
                 let _ = reply.send(held.collect());
             }
+            Request::SlowHandler { time, reply } => {
+                self.slow_handler = time;
+                let _ = reply.send(());
+            }
             Request::Watch { internal, reply } => {
                 let _ = reply.send(self.watchers.watch(internal));
             }

@@ -36,11 +36,23 @@ pub(in crate::net) async fn resolve(
     like: SocketAddr,
     sender: Sender<Incoming>,
 ) {
+    resolve_by(seeds, interval, sender, |name| async move { look_up(&name, like).await }).await;
+}
+
+async fn resolve_by<F>(
+    seeds: Vec<Seed>,
+    interval: Duration,
+    sender: Sender<Incoming>,
+    look_up: impl Fn(String) -> F,
+) where
+    F: Future<Output = Result<BTreeSet<SocketAddr>, String>> + Send + 'static,
+{
     let mut known: Vec<Known> = seeds.into_iter().map(Known::new).collect();
     loop {
         let mut lookups = JoinSet::new();
         for (i, name) in known.iter().enumerate().filter_map(|(i, known)| Some((i, known.name()?))) {
-            lookups.spawn(async move { (i, look_up(&name, like).await) });
+            let found = look_up(name);
+            lookups.spawn(async move { (i, found.await) });
         }
         while let Some(done) = lookups.join_next().await {
             let Ok((i, result)) = done else { continue };
@@ -124,6 +136,33 @@ mod tests {
         let fixed = Known::new(Seed::Address("10.0.0.9:1".parse().unwrap()));
         assert!(fixed.name().is_none());
         assert_eq!(all(&[known, fixed]).len(), 3);
+    }
+
+    /// Gossip 10: a cluster that fell apart stays apart if its seeds are looked up only once.
+    #[tokio::test(start_paused = true)]
+    async fn gossip_10_names_are_looked_up_again_and_a_failure_is_not_the_end() {
+        let (sender, mut incoming) = Bell::new().unwrap().channel(1);
+        let answers = ["10.0.0.1:7", "", "10.0.0.2:7"].map(str::to_owned);
+        let asked = std::sync::Mutex::new(answers.into_iter());
+        let look_up = move |_| {
+            let answer = asked.lock().unwrap().next();
+            async move {
+                match answer.as_deref() {
+                    Some("") => Err("no".to_owned()),
+                    Some(address) => Ok(set(&[address])),
+                    None => std::future::pending().await,
+                }
+            }
+        };
+        let start = tokio::time::Instant::now();
+        let interval = Duration::from_secs(30);
+        tokio::spawn(resolve_by(vec![Seed::Name("x:7".into())], interval, sender, look_up));
+        for (expected, after) in [("10.0.0.1:7", Duration::ZERO), ("10.0.0.2:7", 2 * interval)] {
+            let told = tokio::time::timeout(3 * interval, incoming.recv()).await.expect("looked up again");
+            let Some(Incoming::Seeds(found)) = told else { panic!("no seeds") };
+            assert_eq!(found, [expected.parse().unwrap()]);
+            assert!(start.elapsed() >= after && start.elapsed() < after + interval);
+        }
     }
 
     #[tokio::test]

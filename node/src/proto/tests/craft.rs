@@ -1,13 +1,16 @@
 //! Packets made by hand, for host 0.
 
 use probe_ebpf::parse::PacketId;
+use probe_user::analysis::align::ByReadings;
 
 use super::net::{Net, address};
 use crate::proto::{Outbox, Received, Rejected};
 use crate::wire::v1::{self, Entry, Listed, NodeHead, NodeRef, PacketWriter, Sender, StateSum, Step};
 
-/// Host 0 sent something, and this answers it: its incarnation is known.
-const ANSWERS: Option<PacketId> = Some(PacketId { incarnation: 1, counter: 0 });
+/// Stands for a packet that host 0 sent to whoever hands it one that answers it.
+const STAND_IN: PacketId = PacketId { incarnation: 0xa11_5e75, counter: 0xa11_5e75 };
+/// What is made by hand answers something of host 0's, if nothing else is said.
+pub(super) const ANSWERS: Option<PacketId> = Some(STAND_IN);
 
 /// A delta from `from` about one node with these entries.
 pub(super) fn delta(from: &str, head: &NodeHead<'_>, entries: &[Entry<'_>]) -> Vec<u8> {
@@ -69,8 +72,22 @@ pub(super) fn hand(net: &mut Net, bytes: &[u8]) -> (Result<(), Rejected>, Outbox
 pub(super) fn hand_from(net: &mut Net, from: usize, bytes: &[u8]) -> (Result<(), Rejected>, Outbox) {
     let mut out = Outbox::default();
     let (now, host) = (net.now, &mut net.hosts[0]);
-    let received =
-        Received { from: address(from), bytes, now, received: Some(now), kernel: None, clock: &host.clock };
+    let mut bytes = bytes.to_vec();
+    let stand_in = STAND_IN.to_u64().to_be_bytes();
+    if let Some(at) = bytes.windows(8).position(|window| window == stand_in) {
+        let token = host.core.links.token(address(from)).to_u64();
+        bytes[at..at + 8].copy_from_slice(&token.to_be_bytes());
+    }
+    let bytes = bytes.as_slice();
+    let received = Received {
+        from: address(from),
+        bytes,
+        now,
+        received: Some(now),
+        kernel: None,
+        clock: &host.clock,
+        align: &ByReadings,
+    };
     let result = host.core.handle_datagram(received, &mut out);
     (result, out)
 }

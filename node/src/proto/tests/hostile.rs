@@ -3,12 +3,11 @@
 use probe_ebpf::time::Span;
 use proptest::prelude::*;
 
-use super::craft::{delta, digest, digest_by, entry, hand, hand_from, head, last_digest};
+use super::craft::{ANSWERS, delta, digest, digest_by, entry, hand, hand_from, head, last_digest};
 use super::net::{Faults, Net, address, id};
 use crate::proto::{Limits, Outbox, Rejected};
 use crate::wire::WireError;
 use crate::wire::v1::{self, Entry, NodeRef, StateSum, Step};
-use probe_ebpf::parse::PacketId;
 
 const MINUTE: Span = Span::from_secs(60);
 
@@ -164,8 +163,7 @@ fn when_the_rest_differs_the_lately_changed_are_listed_first_and_then_any() {
     for _ in 0..40 {
         let other_sum = StateSum::from_u64(77);
         let nodes = [("n100", 9), ("new", 3)];
-        let request =
-            digest_by("n9", Some(PacketId { incarnation: 1, counter: 0 }), Step::Request, other_sum, &nodes);
+        let request = digest_by("n9", ANSWERS, Step::Request, other_sum, &nodes);
         let (_, out) = hand(&mut net, &request);
         assert!(out.transmits().iter().all(|t| out.bytes(t).len() <= 1400));
         let listed = last_digest(&out);
@@ -176,8 +174,7 @@ fn when_the_rest_differs_the_lately_changed_are_listed_first_and_then_any() {
         let distinct: std::collections::BTreeSet<_> = listed.iter().map(|(node, _)| node).collect();
         assert_eq!(distinct.len(), listed.len(), "nobody twice");
         assert!(listed.len() > 25);
-        let answer =
-            digest_by("n9", Some(PacketId { incarnation: 1, counter: 0 }), Step::Answer, other_sum, &nodes);
+        let answer = digest_by("n9", ANSWERS, Step::Answer, other_sum, &nodes);
         let (_, out) = hand(&mut net, &answer);
         others.extend(last_digest(&out));
     }

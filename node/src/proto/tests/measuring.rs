@@ -1,12 +1,13 @@
 //! What arrivals tell about times, loss and propagation.
 
 use probe_ebpf::time::{Bounded, Span};
+use probe_user::analysis::breakdown::Propagation as ProcessShare;
 
 use super::craft::{delta, entry, hand, head};
 use super::net::{Faults, KERNEL, Net, address, clock, id};
 use crate::proto::{EntryArrival, EntryKind, NotSample, Propagation};
 use crate::wire::BEACON_KEY;
-use crate::wire::v1::{Entry, EntryStamp};
+use crate::wire::v1::{Egress, Entry, EntryStamp};
 
 const MINUTE: Span = Span::from_secs(60);
 
@@ -97,7 +98,17 @@ fn versions_times_and_flags_decide_together_what_is_a_sample() {
     let stamped = |ms: i64| {
         let (theta, bound, known) = (Span::ZERO, Span::from_micros(100), Some(Bounded::default()));
         let created = joined + Span::from_millis(ms);
-        Some(EntryStamp { created, theta, bound, hops: 0, network: known, kernel: known, trace_id: None })
+        let egress = Egress::default();
+        Some(EntryStamp {
+            created,
+            theta,
+            bound,
+            hops: 0,
+            network: known,
+            kernel: known,
+            trace_id: None,
+            egress,
+        })
     };
     let mut arrive = |from: u64, entry: Entry<'_>| {
         let (_, out) = hand(&mut net, &delta("b", &head("b", from, entry.version), &[entry]));
@@ -209,4 +220,40 @@ fn packets_say_when_they_were_sent_and_how_long_they_took() {
         assert!(packet.send_queue >= Span::ZERO && packet.send_queue <= KERNEL);
     }
     assert!(packets.last().unwrap().sequence.is_some());
+}
+
+/// Four hosts of which each only reaches the next, with ways of unlike lengths.
+#[test]
+fn over_three_hops_network_kernel_and_application_are_the_whole_and_each_is_the_truth() {
+    let ways = [Span::from_millis(3), Span::from_millis(7), Span::from_millis(11)];
+    let mut net = Net::empty(9, Faults::NONE);
+    for (from, to) in (0..4).flat_map(|from| (0..4).map(move |to| (from, to))).filter(|(from, to)| from != to)
+    {
+        let way = if usize::abs_diff(from, to) == 1 { Some(ways[from.min(to)]) } else { None };
+        net.paths.insert((from, to), way);
+    }
+    // Everybody joins by the one before; nobody else can be reached.
+    for host in 0..4 {
+        net.start(host, |config| config.seeds = vec![address(host.saturating_sub(1))]);
+    }
+    assert!(net.run_until(MINUTE, Net::converged));
+    net.run(Span::from_secs(2));
+    for n in 0..10 {
+        let (key, created) = (format!("key {n}"), net.now);
+        net.set(0, &key, b"value");
+        assert!(net.run_until(MINUTE, |net| net.hosts[3].core.get(&key).next().is_some()));
+        let far = sample(&net, 3, &key);
+        let (network, kernel) = (far.network.unwrap(), far.kernel.unwrap());
+        assert_eq!(far.hops, 3);
+        assert!(network.covers(Span::from_millis(3 + 7 + 11)), "{network}");
+        assert!(network.bound > Span::ZERO && network.bound < Span::from_millis(1), "{network}");
+        assert_eq!(kernel.value, KERNEL + KERNEL + KERNEL);
+        // These hosts have no stamps of what they send.
+        assert_eq!(far.egress, Egress { estimated: false, in_network: true });
+        // The rest is what the hosts took: their kernels and handling on the way, and waiting for rounds.
+        let total = net.now - created;
+        let way = ProcessShare::split(Bounded::new(total, far.created_bound), network, kernel);
+        assert_eq!((way.network + way.kernel + way.application).value, total);
+        assert!(way.application.value > Span::ZERO && way.application.value < Span::from_secs(4), "{way:?}");
+    }
 }

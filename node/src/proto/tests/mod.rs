@@ -1,7 +1,11 @@
 mod convergence;
 mod craft;
+mod forgery;
+mod ghosts;
 mod hostile;
+mod legacy;
 mod measuring;
 mod mixed;
 mod net;
+mod ring;
 mod traps;

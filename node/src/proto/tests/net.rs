@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use probe_ebpf::parse::PacketId;
 use probe_ebpf::time::{Bounded, MonoNs, Span};
-use probe_user::analysis::align::PeerClock;
+use probe_user::analysis::align::{ByReadings, PeerClock};
 use probe_user::clock::{ClockOffset, ClockSource, ClockState, ClockView, Mapping};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
@@ -100,11 +100,23 @@ pub(super) fn clock(theta: Span) -> ClockView {
             read_at: MonoNs::from_nanos(0),
             source: ClockSource::Chrony,
             state: ClockState::Synchronised,
+            rate: None,
         },
     }
 }
 
 impl Net {
+    /// Two v1 nodes (1 and 2) that meet only through a v0 node (0), settled.
+    pub(super) fn v0_between(seed: u64) -> Self {
+        let mut net = Self::empty(seed, Faults::NONE);
+        net.paths.extend([((1, 2), None), ((2, 1), None)]);
+        for host in 0..3 {
+            net.start(host, |config| config.max_version = u8::from(host > 0));
+        }
+        net.run(Span::from_secs(5));
+        net
+    }
+
     pub(super) fn empty(seed: u64, faults: Faults) -> Self {
         Self {
             now: MonoNs::from_nanos(0),
@@ -274,6 +286,7 @@ impl Net {
             received: target.stamps.then_some(at),
             kernel: target.stamps.then_some(Bounded::exact(KERNEL)),
             clock: &target.clock,
+            align: &ByReadings,
         };
         if let Err(reason) = target.core.handle_datagram(received, &mut out) {
             target.rejected.push(reason);

@@ -7,6 +7,7 @@ use probe_ebpf::parse::PRELUDE_LEN;
 use super::digest::EMPTY_MAX;
 use super::entry::{Entry, OVERHEAD_MAX};
 use super::header::{ADDR_MAX, HEADER_MAX, read_addr, read_id};
+use super::reports;
 use crate::wire::WireError;
 use crate::wire::msgpack::Reader;
 
@@ -112,7 +113,7 @@ impl<'a> DeltaNode<'a> {
 /// The longest value that fits a packet of `max_packet` bytes under a key of `key_len` bytes of a node whose
 /// id has `id_len`, whoever relays it and however large its numbers have grown by then. 0 when there is none.
 pub const fn value_limit(max_packet: usize, id_len: usize, key_len: usize) -> usize {
-    let packet = PRELUDE_LEN + 1 + HEADER_MAX + 1 + 3 + EMPTY_MAX;
+    let packet = PRELUDE_LEN + 1 + HEADER_MAX + 1 + 3 + EMPTY_MAX + reports::EMPTY;
     let node = 1 + (2 + id_len) + ADDR_MAX + 9 + 9 + 3;
     max_packet.saturating_sub(packet + node + OVERHEAD_MAX + key_len)
 }

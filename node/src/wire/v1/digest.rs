@@ -1,8 +1,8 @@
 //! Which versions a node knows.
 
 use super::node_ref::{NodeRef, StateSum};
-use crate::wire::WireError;
 use crate::wire::msgpack::{Reader, put_array, put_bytes, put_u64, put_uint};
+use crate::wire::{WireError, leb128};
 
 /// What a digest is for: its place in an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -64,21 +64,9 @@ impl Pairs<'_> {
             return Ok(None);
         }
         let (node, mut rest) = self.0.split_first_chunk().ok_or(WireError::Truncated)?;
-        let mut number = 0;
-        for shift in (0..64).step_by(7) {
-            let (&byte, tail) = rest.split_first().ok_or(WireError::Truncated)?;
-            rest = tail;
-            let bits = u64::from(byte & 0x7f);
-            if bits << shift >> shift != bits {
-                return Err(WireError::TooLarge("a version beyond 64 bits"));
-            }
-            number |= bits << shift;
-            if byte & 0x80 == 0 {
-                self.0 = rest;
-                return Ok(Some((NodeRef::from_bytes(*node), number)));
-            }
-        }
-        Err(WireError::TooLarge("a version beyond 64 bits"))
+        let number = leb128::take(&mut rest)?;
+        self.0 = rest;
+        Ok(Some((NodeRef::from_bytes(*node), number)))
     }
 
     /// A pair with the accuser's name behind it.
@@ -99,13 +87,9 @@ impl Iterator for Pairs<'_> {
     }
 }
 
-fn put_pair(out: &mut Vec<u8>, node: NodeRef, mut number: u64) {
+fn put_pair(out: &mut Vec<u8>, node: NodeRef, number: u64) {
     out.extend_from_slice(&node.to_bytes());
-    while number > 0x7f {
-        out.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    out.push(number as u8);
+    leb128::put(out, number);
 }
 
 impl<'a> Digest<'a> {
@@ -140,7 +124,7 @@ impl<'a> Digest<'a> {
 /// Bytes of a digest that lists nobody, at most, apart from suspects.
 pub(super) const EMPTY_MAX: usize = 1 + 1 + 9 + 3 + 3;
 /// Bytes of one pair, at most.
-const PAIR_MAX: usize = NodeRef::LEN + 10;
+const PAIR_MAX: usize = NodeRef::LEN + leb128::MAX;
 
 /// Appends a digest to a packet: nodes are added one by one as far as there is room.
 #[derive(Debug)]

@@ -43,6 +43,42 @@ pub struct EntryStamp {
     pub kernel: Option<Bounded>,
     /// The application's trace, if it gave one.
     pub trace_id: Option<[u8; 16]>,
+    /// Where the senders' own parts are in these sums.
+    pub egress: Egress,
+}
+
+/// What is known of the time that the packets took in their senders' kernels and queues (T1 to T3), over all hops. A
+/// sender knows it only when the packet is gone, and tells of it later.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Egress {
+    /// On some hop it is an estimate, by what that sender's packets took lately: in `kernel`, and not in `network`.
+    pub estimated: bool,
+    /// On some hop nothing is known of it: it is in `network`.
+    pub in_network: bool,
+}
+
+impl Egress {
+    const ESTIMATED: u64 = 1;
+    const IN_NETWORK: u64 = 2;
+
+    /// Of one hop, of which there is such an estimate or not.
+    pub const fn of_hop(estimated: bool) -> Self {
+        Self { estimated, in_network: !estimated }
+    }
+
+    /// Of hops here and hops there.
+    pub const fn and(self, other: Self) -> Self {
+        Self { estimated: self.estimated || other.estimated, in_network: self.in_network || other.in_network }
+    }
+
+    fn bits(self) -> u64 {
+        let bit = |set: bool, bit: u64| if set { bit } else { 0 };
+        bit(self.estimated, Self::ESTIMATED) | bit(self.in_network, Self::IN_NETWORK)
+    }
+
+    fn of_bits(bits: u64) -> Self {
+        Self { estimated: bits & Self::ESTIMATED != 0, in_network: bits & Self::IN_NETWORK != 0 }
+    }
 }
 
 impl EntryStamp {
@@ -51,11 +87,11 @@ impl EntryStamp {
         (correct(self.created, self.theta), self.bound)
     }
 
-    /// Its longest form: creation, offset and bound, hops, two times with bound, trace.
-    const SIZE_MAX: usize = 1 + (9 + 5) + (9 + 9) + 2 + 2 * (1 + 9 + 9) + (2 + 16);
+    /// Its longest form: creation, offset and bound, hops, two times with bound, trace, the senders' parts.
+    const SIZE_MAX: usize = 1 + (9 + 5) + (9 + 9) + 2 + 2 * (1 + 9 + 9) + (2 + 16) + 1;
 
     fn read(r: &mut Reader<'_>) -> Result<Self, WireError> {
-        let unknown = r.structure(8)?;
+        let further = r.structure(8)?;
         let ms = r.int()?;
         let sub_ms = r.int()?;
         if !(0..NS_PER_MS).contains(&sub_ms) {
@@ -66,7 +102,7 @@ impl EntryStamp {
             .and_then(|ns| ns.checked_add(sub_ms))
             .map(WallNs::from_nanos)
             .ok_or(WireError::TooLarge("a time beyond the year 2262"))?;
-        let stamp = Self {
+        let mut stamp = Self {
             created,
             theta: Span::from_nanos(r.int()?),
             bound: read_bound(r)?,
@@ -78,14 +114,20 @@ impl EntryStamp {
             } else {
                 Some(r.bytes()?.try_into().map_err(|_| WireError::Malformed("a trace id not of 16 bytes"))?)
             },
+            egress: Egress::default(),
         };
-        r.skip(unknown)?;
+        let unknown = further.checked_sub(1);
+        if unknown.is_some() {
+            stamp.egress = Egress::of_bits(r.uint()?);
+        }
+        r.skip(unknown.unwrap_or(0))?;
         Ok(stamp)
     }
 
     fn write(&self, out: &mut Vec<u8>) {
         let ns = self.created.as_nanos();
-        put_array(out, 8);
+        let egress = self.egress.bits();
+        put_array(out, if egress == 0 { 8 } else { 9 });
         put_int(out, ns.div_euclid(NS_PER_MS));
         put_int(out, ns.rem_euclid(NS_PER_MS));
         put_int(out, self.theta.as_nanos());
@@ -96,6 +138,9 @@ impl EntryStamp {
         match &self.trace_id {
             Some(id) => put_bytes(out, id),
             None => put_nil(out),
+        }
+        if egress != 0 {
+            put_uint(out, egress);
         }
     }
 }

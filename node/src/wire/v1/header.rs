@@ -8,7 +8,7 @@ use probe_user::analysis::align::{PeerClock, SentStamp, TxStage};
 use probe_user::clock::{ClockSource, ClockState};
 
 use crate::wire::msgpack::{
-    INT64, Reader, put_array, put_bytes, put_int64, put_nil, put_str, put_u64, put_uint,
+    INT64, Reader, UINT32, put_array, put_bytes, put_int64, put_nil, put_str, put_u64, put_uint,
 };
 use crate::wire::{ID_MAX, WireError, is_reachable};
 
@@ -38,16 +38,28 @@ pub struct Sender<'a> {
 
 /// Bytes of the two times before the clock.
 const TIMES: usize = 9 + 9;
-/// Bytes of the clock: array, offset, bound, state, source.
-const CLOCK: usize = 1 + 9 + 9 + 1 + 1;
+/// Bytes of the clock: array, offset, bound, state, source, epoch.
+const CLOCK: usize = 1 + 9 + 5 + 1 + 1 + 1;
 /// Bytes of the longest address: its length, IPv6, port.
 pub(super) const ADDR_MAX: usize = 2 + 16 + 2;
-/// The longest header (timing reports, which are optional, left out).
-pub(super) const HEADER_MAX: usize = 1 + (2 + ID_MAX) + TIMES + CLOCK + 1 + 9;
+/// The longest header.
+pub(super) const HEADER_MAX: usize = 1 + (2 + ID_MAX) + TIMES + CLOCK + 9;
+
+/// Stands for a bound of more than 4.29 s: nothing is known then that would be of use.
+const UNKNOWN_BOUND: u32 = u32::MAX;
+/// A clock's epochs are told apart modulo this: it takes one byte.
+pub(super) const EPOCHS: u8 = 128;
 
 const STATES: [(ClockState, u8); 3] =
     [(ClockState::Unsynchronised, 0), (ClockState::Synchronised, 1), (ClockState::FreeRunning, 2)];
-const SOURCES: [(ClockSource, u8); 2] = [(ClockSource::Chrony, 1), (ClockSource::Adjtimex, 2)];
+const SOURCES: [(ClockSource, u8); 6] = [
+    (ClockSource::Chrony, 1),
+    (ClockSource::Adjtimex, 2),
+    (ClockSource::NtpdRs, 3),
+    (ClockSource::Ntpd, 4),
+    (ClockSource::Sntp, 5),
+    (ClockSource::ClockBound, 6),
+];
 /// Stands for a source without a number of its own.
 const OTHER_SOURCE: u8 = 0;
 
@@ -60,21 +72,20 @@ fn value<T: Copy>(table: &[(T, u8)], code: u64) -> Option<T> {
 
 impl<'a> Header<'a> {
     pub(super) fn read(r: &mut Reader<'a>) -> Result<Self, WireError> {
-        let unknown = r.structure(6)?;
+        let unknown = r.structure(5)?;
         let node_id = read_id(r)?;
         let wall = WallNs::from_nanos(r.int()?);
         let t1_minus_t0 = Span::from_nanos(r.int()?);
-        let unknown_clock = r.structure(4)?;
+        let unknown_clock = r.structure(5)?;
         let theta = Span::from_nanos(r.int()?);
-        let bound = read_bound(r)?;
+        let bound = clock_bound(r.uint()?);
         let state = value(&STATES, r.uint()?).ok_or(WireError::Malformed("unknown clock state"))?;
         let source = value(&SOURCES, r.uint()?);
+        let epoch = (r.uint()? % u64::from(EPOCHS)) as u8;
         r.skip(unknown_clock)?;
-        let reports = r.array()?;
-        r.skip(reports)?;
         let answers = if r.nil() { None } else { Some(PacketId::from_u64(r.uint()?)) };
         r.skip(unknown)?;
-        let sent = SentStamp { wall, clock: PeerClock { theta, bound, state }, stage: TxStage::AppTx };
+        let sent = SentStamp { wall, clock: PeerClock { theta, bound, state, epoch }, stage: TxStage::AppTx };
         Ok(Self { node_id, sent, t1_minus_t0, source, answers })
     }
 }
@@ -82,16 +93,17 @@ impl<'a> Header<'a> {
 impl Sender<'_> {
     /// The header with its times still open: an unsynchronised clock at zero.
     pub(super) fn write(&self, out: &mut Vec<u8>) {
-        put_array(out, 6);
+        put_array(out, 5);
         put_str(out, self.node_id);
         put_int64(out, 0);
         put_int64(out, 0);
-        put_array(out, 4);
+        put_array(out, 5);
         put_int64(out, 0);
-        put_int64(out, Span::MAX.as_nanos());
+        out.push(UINT32);
+        out.extend_from_slice(&UNKNOWN_BOUND.to_be_bytes());
         put_uint(out, 0);
         put_uint(out, u64::from(OTHER_SOURCE));
-        put_array(out, 0);
+        put_uint(out, 0);
         match self.answers {
             Some(id) => put_u64(out, id.to_u64()),
             None => put_nil(out),
@@ -118,17 +130,20 @@ pub fn stamp(
     let at = packet.len() - r.rest().len();
     let open: &mut [u8; TIMES + CLOCK] =
         packet.get_mut(at..).and_then(<[u8]>::first_chunk_mut).ok_or(WireError::Truncated)?;
-    let fixed = [open[0], open[9], open[19], open[28]] == [INT64; 4] && open[18] == 0x94;
-    if !fixed || open[37..].iter().any(|code| *code > 0x7f) {
+    let fixed = [open[0], open[9], open[19]] == [INT64; 3] && open[18] == 0x95 && open[28] == UINT32;
+    if !fixed || open[33..].iter().any(|code| *code > 0x7f) {
         return Err(WireError::Malformed("not a packet to be stamped"));
     }
     let times = [(1, sent.as_nanos()), (10, t1_minus_t0.as_nanos()), (20, clock.theta.as_nanos())];
-    for (at, ns) in times.into_iter().chain([(29, clock.bound.abs().as_nanos())]) {
+    for (at, ns) in times {
         open[at..at + 8].copy_from_slice(&ns.to_be_bytes());
     }
     // The states are all in the table.
-    open[37] = code(&STATES, clock.state).unwrap_or_default();
-    open[38] = code(&SOURCES, source).unwrap_or(OTHER_SOURCE);
+    let bound = u32::try_from(clock.bound.abs().as_nanos()).unwrap_or(UNKNOWN_BOUND);
+    open[29..33].copy_from_slice(&bound.to_be_bytes());
+    open[33] = code(&STATES, clock.state).unwrap_or_default();
+    open[34] = code(&SOURCES, source).unwrap_or(OTHER_SOURCE);
+    open[35] = clock.epoch % EPOCHS;
     Ok(())
 }
 
@@ -166,6 +181,13 @@ pub(super) fn put_addr(out: &mut Vec<u8>, addr: SocketAddr) {
     };
     bytes[len..len + 2].copy_from_slice(&addr.port().to_be_bytes());
     put_bytes(out, &bytes[..len + 2]);
+}
+
+fn clock_bound(ns: u64) -> Span {
+    match u32::try_from(ns) {
+        Ok(ns) if ns < UNKNOWN_BOUND => Span::from_nanos(ns.into()),
+        _ => Span::MAX,
+    }
 }
 
 /// An error bound: never negative.

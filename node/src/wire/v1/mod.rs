@@ -4,19 +4,21 @@
 //! listed here are skipped, so that a later version can add some.
 //!
 //! ```text
-//! digest  [header, summary]
-//! delta   [header, eager bool, [[id, addr, from_version, known_version, [entry...]]...], summary or nil]
+//! digest  [header, summary, reports]
+//! delta   [header, eager bool, [[id, addr, from_version, known_version, [entry...]]...], summary or nil, reports]
 //! summary [step, sum, suspects, listed]         step: 0 request, 1 answer, 2 pull, 3 offer
 //!         listed: bytes, pairs of node (6 bytes) and version (LEB128); suspects: the same, each with its accuser
-//! header  [id, sent_wall_ns, t1_minus_t0_ns, [theta_ns, bound_ns, state, source], [timing report...],
-//!          packet id that this answers, or nil]
+//! header  [id, sent_wall_ns, t1_minus_t0_ns, [theta_ns, bound_ns, state, source, epoch],
+//!          packet id that this answers, or nil]        epoch: of the wall clock, modulo 128
+//! reports bytes: timing reports, see [`Report`]
 //! entry   [key or its number, value, version, flags, stamp or nil]    flags: 1 internal, 2 deleted, 4 re-versioned
-//! stamp   [created_ms, created_sub_ms_ns, theta_ns, bound_ns, hops, network, kernel, trace_id or nil]
+//! stamp   [created_ms, created_sub_ms_ns, theta_ns, bound_ns, hops, network, kernel, trace_id or nil, egress]
+//!         egress, of senders' T1 to T3, left out when 0: 1 some estimated, 2 some inside of network
 //!         network, kernel: [value_ns, bound_ns], or nil where some hop could not measure it
 //! addr    bytes: IPv4 (4) or IPv6 (16), then the port, big-endian (2)
 //! ```
 //!
-//! The four numbers of the header's clock and the two times before it always take the same space, so that
+//! The five numbers of the header's clock and the two times before it always take the same space, so that
 //! [`stamp()`] can overwrite them in a finished packet at the last moment before it is sent.
 
 mod delta;
@@ -24,13 +26,15 @@ mod digest;
 mod entry;
 mod header;
 mod node_ref;
+mod reports;
 mod writer;
 
 pub use delta::{Delta, DeltaNode, NodeHead, value_limit};
 pub use digest::{Digest, Listed, Step, Suspect};
-pub use entry::{Entry, EntryStamp};
+pub use entry::{Egress, Entry, EntryStamp};
 pub use header::{Header, Sender, stamp};
 pub use node_ref::{NodeRef, StateSum};
+pub use reports::{REPORTS_MAX, Receipt, Report, Reports, Sending, Tail};
 pub use writer::{NodeWritten, PacketWriter, SUMMARY_MAX};
 
 use probe_ebpf::parse::{PRELUDE_LEN, PacketId, Prelude};
@@ -64,13 +68,15 @@ pub struct Packet<'a> {
     pub delta: Option<Delta<'a>>,
     /// Which versions the sender knows; always there in a packet without a delta.
     pub digest: Option<Digest<'a>>,
+    /// What the sender tells of earlier packets between the two.
+    pub reports: Reports<'a>,
 }
 
 impl Kind {
     const fn fields(self) -> u8 {
         match self {
-            Self::Digest => 2,
-            Self::Delta => 4,
+            Self::Digest => 3,
+            Self::Delta => 5,
         }
     }
 }
@@ -111,9 +117,10 @@ pub fn decode(datagram: &[u8]) -> Result<Packet<'_>, WireError> {
         Kind::Digest => (None, Some(Digest::read(&mut r)?)),
         Kind::Delta => (Some(Delta::read(&mut r)?), if r.nil() { None } else { Some(Digest::read(&mut r)?) }),
     };
+    let reports = Reports::read(r.bytes()?)?;
     r.skip(unknown)?;
     if r.rest().is_empty() {
-        Ok(Packet { id: prelude.id, header, delta, digest })
+        Ok(Packet { id: prelude.id, header, delta, digest, reports })
     } else {
         Err(WireError::Trailing)
     }

@@ -6,7 +6,7 @@ use probe_user::clock::{ClockSource, ClockState};
 use proptest::prelude::*;
 
 use super::entry::OVERHEAD_MAX;
-use super::header::HEADER_MAX;
+use super::header::{EPOCHS, HEADER_MAX};
 use super::*;
 use crate::wire::ID_MAX;
 use crate::wire::msgpack;
@@ -34,17 +34,28 @@ fn bounded() -> impl Strategy<Value = Option<Bounded>> {
     prop::option::of((span(), bound()).prop_map(|(v, b)| Bounded::new(v, b)))
 }
 fn history() -> impl Strategy<Value = EntryStamp> {
-    (any::<i64>(), span(), bound(), any::<u8>(), bounded(), bounded(), any::<Option<[u8; 16]>>()).prop_map(
-        |(created, theta, bound, hops, network, kernel, trace_id)| EntryStamp {
-            created: WallNs::from_nanos(created),
-            theta,
-            bound,
-            hops,
-            network,
-            kernel,
-            trace_id,
-        },
+    (
+        any::<i64>(),
+        span(),
+        bound(),
+        any::<u8>(),
+        bounded(),
+        bounded(),
+        any::<Option<[u8; 16]>>(),
+        any::<[bool; 2]>(),
     )
+        .prop_map(|(created, theta, bound, hops, network, kernel, trace_id, [estimated, in_network])| {
+            EntryStamp {
+                created: WallNs::from_nanos(created),
+                theta,
+                bound,
+                hops,
+                network,
+                kernel,
+                trace_id,
+                egress: Egress { estimated, in_network },
+            }
+        })
 }
 
 fn value() -> impl Strategy<Value = Vec<u8>> {
@@ -200,22 +211,23 @@ proptest! {
     }
 
     #[test]
-    fn a_stamp_changes_the_times_and_nothing_else(sent: i64, queue in span(), theta in span(), bound in bound(), state in 0usize..3, chrony: bool, nodes in prop::collection::vec(node(), 0..4)) {
+    fn a_stamp_changes_the_times_and_nothing_else(sent: i64, queue in span(), theta in span(), bound in bound(), state in 0usize..3, epoch in 0..EPOCHS, chrony: bool, nodes in prop::collection::vec(node(), 0..4)) {
         let sender = Sender { node_id: "some-node", answers: Some(PacketId { incarnation: 9, counter: 8 }) };
         let mut out = Vec::new();
         delta_packet(&mut out, PacketId::default(), &sender, &nodes);
         let before = out.clone();
         let state = [ClockState::Synchronised, ClockState::FreeRunning, ClockState::Unsynchronised][state];
         let source = if chrony { ClockSource::Chrony } else { ClockSource::Adjtimex };
-        let clock = PeerClock { theta, bound, state };
+        let clock = PeerClock { theta, bound, state, epoch };
+        let told = if bound.as_nanos() < i64::from(u32::MAX) { bound } else { Span::MAX };
         stamp(&mut out, WallNs::from_nanos(sent), queue, &clock, source).unwrap();
 
         let header = decode(&out).unwrap().header;
-        prop_assert_eq!((header.sent.wall, header.sent.clock, header.sent.stage), (WallNs::from_nanos(sent), clock, TxStage::AppTx));
+        prop_assert_eq!((header.sent.wall, header.sent.clock, header.sent.stage), (WallNs::from_nanos(sent), PeerClock { bound: told, ..clock }, TxStage::AppTx));
         prop_assert_eq!((header.t1_minus_t0, header.source), (queue, Some(source)));
         prop_assert_eq!((header.node_id, header.answers), (sender.node_id, sender.answers));
         // Stamping it back to the open state gives the packet as it was.
-        let open = PeerClock { theta: Span::ZERO, bound: Span::MAX, state: ClockState::Unsynchronised };
+        let open = PeerClock { theta: Span::ZERO, bound: Span::MAX, state: ClockState::Unsynchronised, epoch: 0 };
         stamp(&mut out, WallNs::from_nanos(0), Span::ZERO, &open, source).unwrap();
         let differing = out.iter().zip(&before).filter(|(a, b)| a != b).count();
         prop_assert!(out.len() == before.len() && differing == 1, "only the source: there is no way to unset it");
@@ -227,7 +239,7 @@ proptest! {
         let mut bytes = bytes;
         if bytes.len() > 4 { bytes[..4].copy_from_slice(&[kind, VERSION, 0, 0]); }
         prop_assert!(decode(&bytes).is_err(), "random bytes are no packet");
-        let _ = stamp(&mut bytes, WallNs::from_nanos(0), Span::ZERO, &PeerClock { theta: Span::ZERO, bound: Span::ZERO, state: ClockState::FreeRunning }, ClockSource::Chrony);
+        let _ = stamp(&mut bytes, WallNs::from_nanos(0), Span::ZERO, &PeerClock { theta: Span::ZERO, bound: Span::ZERO, state: ClockState::FreeRunning, epoch: 0 }, ClockSource::Chrony);
     }
 
     #[test]
@@ -311,10 +323,12 @@ fn each_defect_has_its_reason() {
 fn versions_beyond_64_bits_are_refused() {
     let whole = a_digest(Step::Pull);
     for tail in [&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02][..], &[0x80; 11]] {
-        let mut p = whole[..whole.len() - 2].to_vec();
+        // Without the reports and the version, which is replaced.
+        let mut p = whole[..whole.len() - 4].to_vec();
         p.extend_from_slice(tail);
         let at = p.len() - tail.len() - 6 - 1;
         p[at] = (6 + tail.len()) as u8;
+        p.extend_from_slice(&[0xc4, 0]);
         assert_eq!(decode(&p).unwrap_err().reason(), "too_large");
     }
 }
@@ -351,18 +365,17 @@ fn elements_added_by_a_later_version_are_skipped() {
         out.extend_from_slice(&[0x81, 0x01, 0x92, 0xc0, 0xca, 0, 0, 0, 0]);
     };
     let mut p = Prelude { kind: 1, version: 1, flags: 0x8000, id: PacketId::default() }.to_bytes().to_vec();
-    put_array(&mut p, 3);
-    put_array(&mut p, 7);
+    put_array(&mut p, 4);
+    put_array(&mut p, 6);
     put_str(&mut p, "a");
     put_int64(&mut p, 5);
     put_int64(&mut p, 6);
-    put_array(&mut p, 5);
+    put_array(&mut p, 6);
     put_int64(&mut p, -7);
     put_int64(&mut p, 8);
     put_uint(&mut p, 1);
     put_uint(&mut p, 99);
-    more(&mut p);
-    put_array(&mut p, 1);
+    put_uint(&mut p, 1);
     more(&mut p);
     put_nil(&mut p);
     more(&mut p);
@@ -372,6 +385,7 @@ fn elements_added_by_a_later_version_are_skipped() {
     put_bytes(&mut p, &[]);
     put_bytes(&mut p, &[1, 2, 3, 4, 5, 6, 0xf0, 0xa2, 0x04]);
     more(&mut p);
+    put_bytes(&mut p, &[0b1_1101, 9, 2, 4]);
     more(&mut p);
     let packet = decode(&p).unwrap();
     assert_eq!(packet.header.source, None, "a source it does not know");
@@ -382,16 +396,16 @@ fn elements_added_by_a_later_version_are_skipped() {
 
 #[test]
 fn golden_digest() {
-    let mut expected = vec![1, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 0x92];
-    expected.extend_from_slice(b"\x96\xa1a");
+    let mut expected = vec![1, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 0x93];
+    expected.extend_from_slice(b"\x95\xa1a");
     expected.extend_from_slice(&[0xd3, 0, 0, 0, 0, 0, 0, 0, 0, 0xd3, 0, 0, 0, 0, 0, 0, 0, 0]);
-    expected.extend_from_slice(&[0x94, 0xd3, 0, 0, 0, 0, 0, 0, 0, 0]);
-    expected.extend_from_slice(&[0xd3, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0x90, 0xc0]);
+    expected.extend_from_slice(&[0x95, 0xd3, 0, 0, 0, 0, 0, 0, 0, 0]);
+    expected.extend_from_slice(&[0xce, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0xc0]);
     expected.extend_from_slice(&[0x94, 0, 0xcf, 1, 2, 3, 4, 5, 6, 7, 8]);
     expected.extend_from_slice(&[
         0xc4, 13, 0x65, 0xce, 0x5f, 0xd7, 0xa0, 0x46, 3, 0xc2, 0xaa, 0xdd, 0x9b, 0x85, 0x27,
     ]);
-    expected.extend_from_slice(&[0xc5, 0, 8, 0xa4, 0x7e, 0x30, 0x92, 0x36, 0x64, 0xac, 0x02]);
+    expected.extend_from_slice(&[0xc5, 0, 8, 0xa4, 0x7e, 0x30, 0x92, 0x36, 0x64, 0xac, 0x02, 0xc4, 0]);
     assert_eq!(a_digest(Step::Request), expected);
 }
 
@@ -408,6 +422,7 @@ fn the_value_limit_is_exact_in_the_worst_case() {
         network: worst,
         kernel: worst,
         trace_id: Some([1; 16]),
+        egress: Egress { estimated: true, in_network: true },
     };
     let limit = value_limit(MAX, origin.len(), key.len());
     for (len, fits) in [(limit, true), (limit + 1, false)] {
@@ -433,4 +448,30 @@ fn the_value_limit_is_exact_in_the_worst_case() {
     }
     const { assert!(HEADER_MAX + OVERHEAD_MAX < 600, "room is left for values at 1400 bytes") };
     assert_eq!(value_limit(300, 10, 10), 0);
+}
+
+proptest! {
+    #[test]
+    fn a_filled_packet_has_the_size_asked_for_and_reads_as_before(
+        nodes in prop::collection::vec(node(), 1..3), counters in prop::collection::vec(any::<u32>(), 0..5), size in 0_usize..1700,
+    ) {
+        let mut out = Vec::new();
+        delta_packet(&mut out, PacketId { incarnation: 1, counter: 2 }, &SENDER, &nodes);
+        let reports: Vec<Report> =
+            counters.into_iter().map(|counter| Report::Sending(Sending { counter, egress: None, qdisc: None, hooked: false })).collect();
+        let mut tail = Tail::default();
+        tail.begin(&out, 4000);
+        reports.iter().for_each(|report| assert!(tail.push(report)));
+        let plain = tail.split(&out).concat();
+        tail.pad(&mut out, size);
+        let filled = tail.split(&out).concat();
+        prop_assert_eq!(filled.len(), size.max(plain.len()));
+        let (plain, filled) = (decode(&plain).unwrap(), decode(&filled).unwrap());
+        prop_assert_eq!((filled.id, filled.header), (plain.id, plain.header));
+        prop_assert_eq!(filled.reports.collect::<Vec<_>>(), reports);
+        let ids = |packet: &Packet<'_>| -> Vec<String> {
+            packet.delta.iter().flat_map(|delta| delta.nodes()).map(|node| node.head.id.to_owned()).collect()
+        };
+        prop_assert_eq!(ids(&filled), ids(&plain));
+    }
 }

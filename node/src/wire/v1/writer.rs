@@ -5,8 +5,11 @@ use probe_ebpf::parse::{PacketId, Prelude};
 use super::digest::{DigestPart, EMPTY_MAX, Listed, Step, Suspect};
 use super::header::{Sender, put_addr};
 use super::node_ref::StateSum;
+use super::reports;
 use super::{Entry, Kind, NodeHead, VERSION};
-use crate::wire::msgpack::{patch_len16, put_array, put_array16, put_bool, put_nil, put_str, put_uint};
+use crate::wire::msgpack::{
+    patch_len16, put_array, put_array16, put_bool, put_bytes, put_nil, put_str, put_uint,
+};
 
 /// Writes one packet at the end of a buffer, never beyond its limit: first a delta's nodes, then a digest.
 #[derive(Debug)]
@@ -46,6 +49,7 @@ impl<'b> PacketWriter<'b> {
         out.extend_from_slice(&Prelude { kind: kind as u8, version: VERSION, flags: 0, id }.to_bytes());
         put_array(out, kind.fields());
         sender.write(out);
+        let max_packet = max_packet.saturating_sub(reports::EMPTY);
         Self { out, start, max_packet, nodes_at: None, nodes: 0, empty: 0, digest: None }
     }
 
@@ -163,6 +167,7 @@ impl<'b> PacketWriter<'b> {
             Some(digest) => digest.finish(self.out),
             None => put_nil(self.out),
         }
+        put_bytes(self.out, &[]);
         self.out.len() - self.start
     }
 }

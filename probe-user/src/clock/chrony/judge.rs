@@ -130,6 +130,7 @@ impl Tracking {
             read_at,
             source: ClockSource::Chrony,
             state,
+            rate: None,
         };
         (offset, doubt)
     }

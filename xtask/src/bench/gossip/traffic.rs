@@ -1,13 +1,13 @@
 //! Packets and bytes, by the nodes' own metrics, held against the kernel's counters of their namespace.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
 use crate::rig::Namespace;
+use crate::rig::metrics::{get, sample};
 
 /// By how much nodes and kernel may differ: they are not read at the very same moment.
 const TOLERANCE: f64 = 0.05;
@@ -69,23 +69,6 @@ impl Traffic {
     }
 }
 
-/// The body of `/metrics`. HTTP/1.0, so that it comes in one piece.
-fn get(address: SocketAddr) -> Result<String> {
-    let mut stream = TcpStream::connect(address).with_context(|| format!("connecting to {address}"))?;
-    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-    write!(stream, "GET /metrics HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
-    ensure!(head.lines().next().unwrap_or_default().contains(" 200 "), "/metrics of {address}: {head}");
-    Ok(body.to_owned())
-}
-
-fn sample(metrics: &str, series: &str) -> Result<f64> {
-    let line = metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-    Ok(line.with_context(|| format!("no metric {series}"))?.trim().parse()?)
-}
-
 /// A counter of the two lines `Udp:` of /proc/net/snmp: names, then values.
 fn udp(snmp: &str, name: &str) -> Result<f64> {
     let mut lines = snmp.lines().filter_map(|line| line.strip_prefix("Udp: "));
@@ -113,12 +96,5 @@ mod tests {
         assert!(udp(snmp, "Lost").is_err());
         let dev = "h\n    lo: 1 2 3 4 5 6 7 8 99 10 11\n  eth0: 1 2 3 4 5 6 7 8 9\n";
         assert_eq!(loopback_bytes(dev).unwrap(), 99.0);
-    }
-
-    #[test]
-    fn a_series_is_not_taken_for_one_that_begins_like_it() {
-        let text = "a_total_more 7\na_total{x=\"y\"} 8\na_total 9\n";
-        assert_eq!(sample(text, "a_total").unwrap(), 9.0);
-        assert!(sample(text, "a").is_err());
     }
 }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 
@@ -29,8 +31,10 @@ impl Processor {
         let mut threads = BTreeMap::new();
         for task in fs::read_dir(format!("/proc/{pid}/task"))? {
             let task = task?.path();
-            let name = fs::read_to_string(task.join("comm"))?.trim().to_owned();
-            let time = fs::read_to_string(task.join("schedstat"))?;
+            let name = task_file(&task, "comm")?;
+            // A thread that ended since the directory was read has nothing more to say.
+            let (Some(name), Some(time)) = (name, task_file(&task, "schedstat")?) else { continue };
+            let name = name.trim().to_owned();
             let time: u64 = time.split_whitespace().next().context("empty schedstat")?.parse()?;
             *threads.entry(name).or_default() += time;
         }
@@ -59,7 +63,7 @@ impl Processor {
 /// Resident memory of one process in kB.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Memory {
-    /// All of it: VmRSS.
+    /// All of it: Rss.
     pub(super) resident: u64,
     /// Of this: heaps, stacks and written data. The rest are pages of files, shared with all that use them.
     pub(super) anonymous: u64,
@@ -71,11 +75,12 @@ pub(super) struct Memory {
 
 impl Memory {
     pub(super) fn of(pid: u32) -> Result<Self> {
-        let (status, rollup) =
-            (read(&format!("/proc/{pid}/status"))?, read(&format!("/proc/{pid}/smaps_rollup"))?);
+        // All three of one reading: between two, a process may grow or shrink.
+        let rollup = read(&format!("/proc/{pid}/smaps_rollup"))?;
+        let status = read(&format!("/proc/{pid}/status"))?;
         Ok(Self {
-            resident: field(&status, "VmRSS:")?,
-            anonymous: field(&status, "RssAnon:")?,
+            resident: field(&rollup, "Rss:")?,
+            anonymous: field(&rollup, "Anonymous:")?,
             proportional: field(&rollup, "Pss:")?,
             peak: field(&status, "VmHWM:")?,
         })
@@ -112,6 +117,16 @@ impl Load {
     }
 }
 
+/// A file of one thread, or nothing if the thread is gone: ENOENT at opening, ESRCH at reading.
+fn task_file(task: &Path, file: &str) -> Result<Option<String>> {
+    let path = task.join(file);
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(Some(text)),
+        Err(e) if e.kind() == ErrorKind::NotFound || e.raw_os_error() == Some(nix::libc::ESRCH) => Ok(None),
+        Err(e) => Err(e).with_context(|| format!("reading {}", path.display())),
+    }
+}
+
 fn read(path: &str) -> Result<String> {
     fs::read_to_string(path).with_context(|| format!("reading {path}"))
 }
@@ -125,6 +140,20 @@ fn field(text: &str, name: &str) -> Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn threads_that_come_and_go_do_no_harm() {
+        let pid = std::process::id();
+        let comings = std::thread::spawn(|| {
+            for _ in 0..2000 {
+                std::thread::spawn(|| ()).join().unwrap();
+            }
+        });
+        while !comings.is_finished() {
+            Processor::of(pid).unwrap();
+        }
+        comings.join().unwrap();
+    }
 
     #[test]
     fn this_process_uses_time_and_memory() {
@@ -141,7 +170,7 @@ mod tests {
         assert!(after.percent_since(&before, 1.0) >= 2.0);
         assert!(Processor::threads_since(&[before], &[after], 1.0).iter().any(|(_, share)| *share > 0.5));
         let memory = Memory::of(pid).unwrap();
-        assert!(memory.resident >= memory.anonymous && memory.peak >= memory.resident, "{memory:?}");
+        assert!(memory.resident >= memory.anonymous && memory.peak > 0, "{memory:?}");
         assert!((1..=memory.resident).contains(&memory.proportional), "{memory:?}");
     }
 }

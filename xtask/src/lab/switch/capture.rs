@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use nix::errno::Errno;
+use nix::net::if_::if_nametoindex;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{
@@ -67,6 +68,15 @@ pub struct Captured {
     pub error: Span,
 }
 
+/// Where one host is watched.
+#[derive(Debug)]
+struct View {
+    port: Port,
+    socket: OwnedFd,
+    /// The device that leads into a virtual machine, which is the host then; only that one is looked at.
+    device: Option<usize>,
+}
+
 /// Sockets that watch all hosts. Dropping it ends it.
 #[derive(Debug)]
 pub struct Capture {
@@ -86,9 +96,20 @@ const PACKET_OUTGOING: u8 = 4;
 impl Capture {
     /// Watches all UDP between `hosts` and the hub, up to `capacity` stamps. All packets from now on are stamped.
     pub fn start(hosts: &Hosts, capacity: usize) -> Result<Self> {
-        let mut sockets = vec![(Port::HUB, open(hosts.switch())?)];
+        Self::open(hosts, None, capacity)
+    }
+
+    /// As [`start`](Self::start) where each host is a namespace in front of a virtual machine, which is at `device`:
+    /// what enters the namespace there is what the machine sends, and the reverse.
+    pub fn outside(hosts: &Hosts, device: &str, capacity: usize) -> Result<Self> {
+        Self::open(hosts, Some(device), capacity)
+    }
+
+    fn open(hosts: &Hosts, device: Option<&str>, capacity: usize) -> Result<Self> {
+        let mut sockets = vec![View { port: Port::HUB, socket: open(hosts.switch())?, device: None }];
         for (i, host) in hosts.iter().enumerate() {
-            sockets.push((Port::host(i), open(host.namespace())?));
+            let device = device.map(|device| index(host.namespace(), device)).transpose()?;
+            sockets.push(View { port: Port::host(i), socket: open(host.namespace())?, device });
         }
         wait_for("the kernel to stamp packets", PATIENCE, || Ok(is_stamping(hosts.switch())?.then_some(())))?;
         let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
@@ -134,6 +155,13 @@ fn open(namespace: &Namespace) -> Result<OwnedFd> {
     Ok(socket)
 }
 
+/// The number of a device of a namespace.
+fn index(namespace: &Namespace, device: &str) -> Result<usize> {
+    let index = namespace.within(|| if_nametoindex(device))?;
+    let index = index.with_context(|| format!("looking for {device} in namespace {}", namespace.name()))?;
+    Ok(usize::try_from(index)?)
+}
+
 /// Whether the kernel stamps packets as they come.
 ///
 /// It begins to only some time after a socket has asked for it. Until then a packet gets its stamp when it is
@@ -166,7 +194,7 @@ fn stamp(part: &ControlMessageOwned) -> Option<RealNs> {
     }
 }
 
-fn run(sockets: &[(Port, OwnedFd)], stop: &EventFd, capacity: usize) -> Result<Captured> {
+fn run(sockets: &[View], stop: &EventFd, capacity: usize) -> Result<Captured> {
     let mut captured = Captured { stamps: Vec::with_capacity(capacity), ..Captured::default() };
     let mut missed = vec![0; sockets.len()];
     let mut mapping = Mapping::read();
@@ -181,8 +209,8 @@ fn run(sockets: &[(Port, OwnedFd)], stop: &EventFd, capacity: usize) -> Result<C
         let next = Mapping::read();
         captured.error = captured.error.max(next.error() + next.moved(&mapping));
         mapping = next;
-        for ((port, socket), missed) in sockets.iter().zip(&mut missed) {
-            drain(*port, socket, &mapping, &mut captured, missed)?;
+        for (view, missed) in sockets.iter().zip(&mut missed) {
+            drain(view, &mapping, &mut captured, missed)?;
         }
         if ended {
             captured.missed = missed.iter().map(|missed| u64::from(*missed)).sum();
@@ -193,8 +221,7 @@ fn run(sockets: &[(Port, OwnedFd)], stop: &EventFd, capacity: usize) -> Result<C
 
 /// Reads everything that a socket has.
 fn drain(
-    port: Port,
-    socket: &OwnedFd,
+    View { port, socket, device }: &View,
     mapping: &Mapping,
     captured: &mut Captured,
     missed: &mut u32,
@@ -219,10 +246,15 @@ fn drain(
             }
             stamped = stamped.or_else(|| stamp(&part));
         }
-        let direction = match message.address.map(|address| address.pkttype()) {
-            Some(PACKET_OUTGOING) => Direction::Sent,
-            Some(PACKET_HOST) => Direction::Received,
-            _ => continue,
+        let Some(address) = message.address else { continue };
+        let direction = match (device, address.pkttype()) {
+            (None, PACKET_OUTGOING) => Direction::Sent,
+            (None, PACKET_HOST) => Direction::Received,
+            (Some(device), _) if address.ifindex() != *device => continue,
+            // Seen from outside: on its way into the machine.
+            (Some(_), PACKET_OUTGOING) => Direction::Received,
+            (Some(_), _) => Direction::Sent,
+            (None, _) => continue,
         };
         let length = message.bytes.min(MAX_FRAME);
         let Some((from, to, key)) = datagram(&frame[..length]) else { continue };

@@ -27,10 +27,10 @@ fn read(packet: &[u8]) -> Result<Read, WireError> {
     Ok((nodes, delta.refused()))
 }
 
-/// Piko decodes a join's answer over what it sent itself, and datagrams into memory it uses again: a field that is
+/// Gossip 12, Piko 3: Piko decodes a join's answer over what it sent itself, and datagrams into memory it uses again: a field that is
 /// left out would keep what was there.
 #[test]
-fn every_field_is_always_written() {
+fn piko_3_every_field_is_always_written() {
     let zero = Entry { key: b"k", value: b"", version: 0, internal: false, deleted: false };
     let expected = b"\x85\xa3key\xa1k\xa5value\xa0\xa7version\x00\xa8internal\xc2\xa7deleted\xc2";
     let mut out = Vec::new();
@@ -51,9 +51,9 @@ fn every_field_is_always_written() {
     assert!(out.ends_with(b":7000\xc0\xc0"), "nil, not an empty array");
 }
 
-/// It crashes a Piko node. Here the node is refused, and the others in the packet are not.
+/// Piko 4: it crashes a Piko node. Here the node is refused, and the others in the packet are not.
 #[test]
-fn a_node_id_that_is_not_utf8_is_refused_by_itself() {
+fn piko_4_a_node_id_that_is_not_utf8_is_refused_by_itself() {
     let packet = delta(
         &[node_bytes(b"\xff\xfe", &[2]), entry_bytes("k", 1), entry_bytes("k", 2)].concat(),
         &[node_bytes(b"good", &[1]), entry_bytes("k", 3)].concat(),
@@ -80,9 +80,9 @@ fn a_node_id_that_is_not_utf8_is_refused_by_itself() {
     assert_eq!((long(255), long(256)), (Ok(()), Err(WireError::BadId)));
 }
 
-/// Deep nesting overflows a Piko node's stack.
+/// Piko 4: deep nesting overflows a Piko node's stack.
 #[test]
-fn nesting_needs_no_stack() {
+fn piko_4_nesting_needs_no_stack() {
     let deep = |marker: u8, depth: usize| vec![marker; depth];
     let run = move || {
         for marker in [0x91, 0x81] {
@@ -108,9 +108,9 @@ fn nesting_needs_no_stack() {
     std::thread::Builder::new().stack_size(64 << 10).spawn(run).unwrap().join().unwrap();
 }
 
-/// In Piko the surplus makes a node with an empty id.
+/// Piko 10: in Piko the surplus makes a node with an empty id.
 #[test]
-fn surplus_entries_make_no_node() {
+fn piko_10_surplus_entries_make_no_node() {
     let packet = delta(
         &[node_bytes(b"b", &[1]), entry_bytes("k", 1), entry_bytes("k", 2), entry_bytes("k", 3)].concat(),
         &[node_bytes(b"c", &[1]), entry_bytes("k", 4)].concat(),
@@ -118,8 +118,9 @@ fn surplus_entries_make_no_node() {
     assert_eq!(read(&packet), Ok((vec![("b".into(), vec![1]), ("c".into(), vec![4])], 2)));
 }
 
+/// Piko 10: as Piko reads it.
 #[test]
-fn a_negative_number_of_entries_reads_to_the_end() {
+fn piko_10_a_negative_number_of_entries_reads_to_the_end() {
     let two = [entry_bytes("k", 1), entry_bytes("k", 2)].concat();
     for negative in [&[0xff][..], &[0xd1, 0x80, 0], &[0xd3, 0x80, 0, 0, 0, 0, 0, 0, 0]] {
         let packet = delta(&node_bytes(b"b", negative), &two);
@@ -134,9 +135,9 @@ fn a_negative_number_of_entries_reads_to_the_end() {
     assert_eq!(read(&more_than_there_are), Ok((vec![("b".into(), vec![1, 2])], 0)));
 }
 
-/// It never travels in a datagram, and nothing newer of that node does.
+/// Gossip 3, Piko 5: it never travels in a datagram, and nothing newer of that node does.
 #[test]
-fn an_entry_larger_than_a_packet_is_named_as_such() {
+fn gossip_3_an_entry_larger_than_a_packet_is_named_as_such() {
     let blocked = OwnedNode::new(
         "b",
         vec![OwnedEntry::new("big", vec![0; 1500], 1), OwnedEntry::new("small", vec![], 2)],

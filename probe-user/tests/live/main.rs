@@ -1,6 +1,10 @@
 //! The real program on real sockets. Needs root (or CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN) and the embedded
 //! eBPF object: fails without them in CI, says loudly that it was skipped elsewhere.
 
+mod drops;
+mod hooks;
+mod transmit;
+
 use std::net::UdpSocket;
 use std::time::Duration;
 

@@ -1,0 +1,8 @@
+//! Whole judges on synthetic paths.
+
+mod attribution;
+mod correction;
+mod localise;
+mod properties;
+mod rng;
+mod world;
