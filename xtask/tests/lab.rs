@@ -53,8 +53,10 @@ fn a_delay_of_20_ms_is_measured_as_the_switch_made_it() {
     let entries = result["propagation"].as_array().unwrap();
     assert_eq!(entries.len(), 6, "{entries:?}");
     for entry in entries {
-        // A change goes by way of c, which is nearer than the direct way of 20 ms.
-        assert!((1..20_000_000).contains(&entry["total"]["p50_ns"].as_i64().unwrap()), "{entry}");
+        // To and from c at once. Between a and b c is quicker only when its offer, made after 16 to 24 ms, comes
+        // before the push, which is on its way for 20 ms: the median is never above what the direct way takes.
+        let at_most = if entry["from"] == "c" || entry["to"] == "c" { 10_000_000 } else { 21_000_000 };
+        assert!((1..at_most).contains(&entry["total"]["p50_ns"].as_i64().unwrap()), "{entry}");
     }
     assert_eq!((&result["loss"]["switch"], &result["loss"]["nodes"]), (&0.into(), &0.into()));
     assert!(result["resources"]["c"]["rss_bytes"].as_u64().unwrap() > 0);
