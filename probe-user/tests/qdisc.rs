@@ -83,6 +83,23 @@ fn sh(line: &str) -> Result<(), String> {
     if out.status.success() { Ok(()) } else { Err(format!("{line}: {}", said.trim())) }
 }
 
+/// The kernel switches receive stamps on from a work queue, for the whole host: packets before that have none.
+fn await_stamping() {
+    let own = UdpSocket::bind("127.0.0.1:0").expect("bind");
+    timestamping::enable_receive_stamps(&own).expect("stamps");
+    own.connect(own.local_addr().expect("bound")).expect("connect");
+    let mut batch = RecvBatch::new(1, 64);
+    let deadline = mono_now() + Span::from_secs(10);
+    loop {
+        assert!(mono_now() < deadline, "stamping is not on");
+        own.send(&[0]).expect("send");
+        batch.receive(&own).expect("receive");
+        if batch.get(0).expect("received").received.is_some() {
+            return;
+        }
+    }
+}
+
 struct Ends {
     sender: UdpSocket,
     receiver: UdpSocket,
@@ -99,6 +116,7 @@ impl Ends {
         transmit::enable(&sender).expect("stamps");
         timestamping::enable_receive_stamps(&receiver).expect("stamps");
         receiver.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+        await_stamping();
         let mapping = MappingReader::new(Span::ZERO).read();
         Self { sender, receiver, batch: StampBatch::new(), departures: Departures::default(), mapping }
     }
