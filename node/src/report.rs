@@ -261,6 +261,20 @@ pub struct PathReport {
     pub network_from: String,
     /// By segment name.
     pub segments: BTreeMap<String, QuantileReport>,
+    /// By the port that the packets were sent from; empty when the sender has but one.
+    #[serde(default)]
+    pub source_ports: Vec<SourcePortReport>,
+}
+
+/// Packets of a path that were sent from one of several ports.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct SourcePortReport {
+    /// Which.
+    pub port: u16,
+    /// How many were lost, wherever; settled a second or two later than the path's `lost`.
+    pub lost: u64,
+    /// The segment `network` of those that came.
+    pub network: QuantileReport,
 }
 
 /// Entries of one origin as they arrived here.

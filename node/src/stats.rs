@@ -14,9 +14,11 @@ use crate::proto;
 use crate::report::{EntryReport, PathReport, QuantileReport, known};
 
 mod peers;
+mod ports;
 mod window;
 
 pub use peers::Peers;
+pub use ports::PortStats;
 pub use window::Window;
 
 /// Peers and origins that are remembered, each; the bound of memory (2 to 10 kB per peer, 600 kB at worst).
@@ -93,6 +95,7 @@ pub struct PathStats {
     lost: u64,
     network_from: &'static str,
     segments: [Option<Box<Distribution>>; Segment::ALL.len()],
+    ports: PortStats,
 }
 
 /// Entries of one origin.
@@ -125,10 +128,11 @@ impl Stats {
         }
     }
 
-    /// One packet from peer `from`.
-    pub fn packet(&mut self, from: &str, now: MonoNs) {
+    /// One packet from peer `from`, which has these source ports.
+    pub fn packet(&mut self, from: &str, ports: &[u16], now: MonoNs) {
         if let Some(path) = self.paths.get(from, now) {
             path.packets += 1;
+            path.ports.set(ports);
         }
     }
 
@@ -138,6 +142,7 @@ impl Stats {
         // It does not count as heard of: it may be long ago.
         let Some(path) = self.paths.find(from) else { return };
         path.network_from = network_from;
+        path.ports.journey(journey);
         for (segment, value) in journey.segments() {
             path.segments[segment.index()].get_or_insert_default().record(value);
         }
@@ -197,6 +202,7 @@ impl Stats {
                 lost_outside: 0,
                 network_from: path.network_from.to_owned(),
                 segments: segment_reports(path),
+                source_ports: path.ports.reports(),
             })
             .collect()
     }
@@ -263,7 +269,7 @@ mod tests {
             }
         };
         for from in ["b", "b", "a"] {
-            stats.packet(from, at(1));
+            stats.packet(from, &[], at(1));
         }
         stats.journey("b", "driver, ntp", &journey(-4, Some(1)));
         stats.journey("b", "driver, ntp", &journey(2, None));

@@ -79,6 +79,10 @@ pub fn render(report: &NodeReport) -> String {
     let _ = write!(out, "{facts}");
     section(&mut out, "Verdicts on the paths to and from ring neighbours", &verdicts(report));
     section(&mut out, "Packets from each peer to this node, p50 / p99", &paths(report));
+    let ports = ports::source_ports(report, MOST_ROWS);
+    if !ports.is_empty() {
+        section(&mut out, "The same by source port: parallel paths take packets by their ports", &ports);
+    }
     section(
         &mut out,
         "Entries set by users, from their creation to here, p50 / p99",
@@ -327,5 +331,6 @@ fn pair(p50: i64, p99: i64) -> String {
     format!("{} / {}", Span::from_nanos(p50), Span::from_nanos(p99))
 }
 
+mod ports;
 #[cfg(test)]
 mod tests;

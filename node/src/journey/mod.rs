@@ -178,7 +178,7 @@ impl Journeys {
         clock: &ClockView,
     ) {
         let Some(path) = self.paths.get(packet.from.as_str(), applied) else { return };
-        path.tally.note(packet.sequence);
+        path.tally.note(packet.sequence, packet.id.counter, &packet.ports);
         if let Some(missing) = packet.sequence.map(|sequence| sequence.lost_before) {
             let tally = &mut path.tally;
             self.drops.missed(packet.id, missing, |reason| tally.dropped_here(reason));

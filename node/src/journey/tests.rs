@@ -9,7 +9,7 @@ use probe_user::analysis::verdict::Cause;
 use probe_user::clock::{ClockOffset, ClockSource, ClockState, ClockView, Mapping};
 
 use super::{Journeys, Way};
-use crate::proto::{NodeId, PacketArrival};
+use crate::proto::{NodeId, PacketArrival, SourcePorts};
 use crate::wire::v1::{self, Kind, Report};
 
 const MS: fn(i64) -> Span = Span::from_millis;
@@ -97,6 +97,7 @@ impl Side {
             answers: packet.answers.map(|id| id.counter),
             one_way: Some(one_way),
             sequence: None,
+            ports: SourcePorts::new(),
         };
         self.journeys.received(&arrival, &packet.reports, &receipt, applied, &self.clock);
         let over = self.journeys.over().filter(|(_, way, _)| *way == Way::Incoming);

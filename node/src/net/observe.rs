@@ -72,7 +72,7 @@ impl Observer {
     /// Takes in what the core found in one datagram, applied at `applied` (T7).
     pub(super) fn arrived(&mut self, found: &Outbox, receipt: &Receipt, applied: MonoNs, clock: &ClockView) {
         if let Some(packet) = &found.packet {
-            self.stats.packet(packet.from.as_str(), applied);
+            self.stats.packet(packet.from.as_str(), &packet.ports, applied);
             if let Some(sequence) = packet.sequence {
                 self.count_lost(&packet.from, sequence.lost_before, sequence.reordered, applied);
             }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use probe_ebpf::time::Span;
 
-use super::{Limits, NodeId};
+use super::{Limits, NodeId, ports};
 use crate::wire::{self, v1};
 
 /// Settings of the core. They do not change during its life.
@@ -16,6 +16,9 @@ pub struct Config {
     pub advertise: SocketAddr,
     /// The newest protocol version to speak: 1, or 0 to be a plain v0 node. Default 1.
     pub max_version: u8,
+    /// Ports from which packets go to v1 members besides the advertised address's, see
+    /// [`SOURCE_PORTS_MAX`](super::SOURCE_PORTS_MAX). Default none.
+    pub source_ports: Vec<u16>,
     /// Where to look for other nodes. Its own address may be among them: it is skipped.
     pub seeds: Vec<SocketAddr>,
     /// Time between rounds. Default 100 ms.
@@ -58,6 +61,7 @@ impl Config {
             id,
             advertise,
             max_version: v1::VERSION,
+            source_ports: Vec::new(),
             seeds: Vec::new(),
             interval: Span::from_millis(100),
             fanout: 1,
@@ -98,12 +102,17 @@ impl Config {
         if self.fanout == 0 {
             return Err(ConfigError::Fanout);
         }
+        let further = &self.source_ports;
+        let readable = further.is_empty() || ports::read(ports::write(further).as_bytes()).is_some();
+        if !readable || further.contains(&self.advertise.port()) {
+            return Err(ConfigError::SourcePorts { got: further.clone() });
+        }
         Ok(())
     }
 }
 
 /// A setting that cannot work. Nothing was started.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
     /// Too small to be useful or too large for UDP.
     #[error("max_packet is {got} bytes; it must be {} to {}", Config::MAX_PACKET_MIN, wire::PACKET_MAX)]
@@ -124,6 +133,15 @@ pub enum ConfigError {
         name: &'static str,
         /// The setting.
         got: Span,
+    },
+    /// Not what [`Config::source_ports`] is for.
+    #[error(
+        "source ports {got:?}: there may be {} of them, each once, and not the advertised one",
+        ports::SOURCE_PORTS_MAX
+    )]
+    SourcePorts {
+        /// The setting.
+        got: Vec<u16>,
     },
     /// Nobody would ever be asked.
     #[error("fanout must be at least 1")]

@@ -69,6 +69,8 @@ pub struct Core {
     pub(super) given_by_join: u64,
     /// A version of an earlier run, to be jumped past; 0 for none.
     pub(super) restart_above: u64,
+    /// From this version on, a peer has the entry that says from which ports this node sends.
+    pub(super) ports_since: u64,
     /// Before this, versions of an earlier run are not looked at again.
     pub(super) restart_at: MonoNs,
 }
@@ -136,6 +138,7 @@ impl Core {
             given: 0,
             given_by_join: 0,
             restart_above: 0,
+            ports_since: 0,
             restart_at: now,
             rng,
             config,
@@ -177,9 +180,10 @@ impl Core {
         }
         let now = received.now;
         let known = self.state.find(header.node_id);
-        let member = known.filter(|index| self.state[*index].addr == received.from);
+        let from = self.advertised_of(known, received.from);
+        let member = known.filter(|index| self.state[*index].addr == from);
         // Nobody can answer a packet that he did not get: whoever answers one that went there is at that address...
-        let here = header.answers.filter(|answered| self.links.went_to(received.from, *answered));
+        let here = header.answers.filter(|answered| self.links.went_to(from, *answered));
         // ...and whoever answers a member's, from wherever, is that member.
         let answers = match known {
             Some(index) if member.is_none() => {
@@ -201,7 +205,11 @@ impl Core {
             // Too old to be told from a copy: what it says may be taken, but it is no sign of life.
             let old = peer.received.is_old(id.incarnation, id.counter) && !awaited;
             self.counters.stale += u64::from(old);
+            if peer.received.is_another_run(id.incarnation) {
+                peer.knows_ports = false;
+            }
             let sequence = peer.received.note(id.incarnation, id.counter);
+            let ports = self.ports_of(index, id.counter, received.from);
             let node = &mut self.state[index];
             out.packet = (!old).then(|| PacketArrival {
                 from: node.id.clone(),
@@ -213,6 +221,7 @@ impl Core {
                 answers: answers.map(|answered| answered.counter),
                 one_way,
                 sequence,
+                ports,
             });
             if sequence.is_some_and(|s| s.duplicate) {
                 self.counters.duplicates += 1;
@@ -258,8 +267,8 @@ impl Core {
                 self.hear_suspicions(&digest, now, received.clock, out);
             }
             let asker = Asker {
-                addr: received.from,
-                member: self.state.find(header.node_id).filter(|i| self.state[*i].addr == received.from),
+                addr: from,
+                member: self.state.find(header.node_id).filter(|i| self.state[*i].addr == from),
                 packet: id,
                 trusted: trusted || member.is_some(),
                 allowance: (!verified).then_some(received.bytes.len()),

@@ -64,6 +64,8 @@ counters! {
     disordered,
     /// Compactions up to a version that does not exist yet, or none at all.
     bad_compact,
+    /// Entries that say from which ports a node sends, and are no list of ports.
+    bad_ports,
     /// v0 nodes whose address is not an IP and a port.
     bad_address,
     /// v0 entries whose key is not 1 to 255 bytes of UTF-8.

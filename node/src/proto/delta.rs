@@ -11,10 +11,11 @@ use super::entry::{Stored, carried};
 use super::node::{Joined, Node, cost};
 use super::outbox::Event;
 use super::peer::Protocol;
+use super::ports;
 use super::state::SELF;
 use super::{EntryArrival, EntryKind, NodeId, NotSample, Outbox, Propagation};
 use crate::wire::v1::{Egress, Entry, EntryStamp, NodeRef};
-use crate::wire::{COMPACT_KEY, LEFT_KEY, PROTO_KEY};
+use crate::wire::{COMPACT_KEY, LEFT_KEY, PORTS_KEY, PROTO_KEY};
 
 /// What a packet's entries need to know about the packet.
 pub(super) struct Carrier<'a> {
@@ -217,6 +218,7 @@ impl Core {
                 Some(version) if version < entry.version => self.state.discard(index, version),
                 _ => self.counters.bad_compact += 1,
             },
+            PORTS_KEY if !entry.deleted && ports::read(entry.value).is_none() => self.counters.bad_ports += 1,
             LEFT_KEY if !entry.deleted => self.has_left(index, now, out),
             _ => (),
         }

@@ -60,6 +60,8 @@ impl Core {
     pub(super) fn handle_summary(&mut self, asker: &Asker, digest: &Digest<'_>, out: &mut Outbox) {
         let mut found = std::mem::take(&mut self.found);
         self.compare(asker, digest, &mut found);
+        let listed = found.listed.first().is_some_and(|listed| *listed);
+        self.note_ports_known(asker, listed, found.rest_equal, &found.gives);
         let something = !found.gives.is_empty() || !found.wants.is_empty();
         match digest.step {
             Step::Request => self.reply(asker, &mut found, Some(Step::Answer), out),
@@ -313,6 +315,7 @@ impl Core {
     /// Starts a packet to `to`.
     pub(super) fn open(&mut self, to: SocketAddr, kind: Kind, now: MonoNs, out: &Outbox) -> Transmit {
         let (id, member) = self.links.next(to);
+        let source = self.source_for(member, id.counter);
         let destination = member.map(|index| self.state[index].id.clone());
         let start = out.buffer.len();
         let protocol = Protocol::V1;
@@ -324,6 +327,7 @@ impl Core {
             answers: None,
             limited: false,
             protocol,
+            source,
             handed_over: now,
             range: start..start,
         }

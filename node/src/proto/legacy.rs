@@ -415,6 +415,7 @@ impl Core {
             answers: None,
             limited: false,
             protocol,
+            source: 0,
             handed_over: now,
             range: start..start,
         }

@@ -93,6 +93,7 @@ mod node_id;
 mod outbox;
 mod own;
 mod peer;
+mod ports;
 mod questions;
 mod ring;
 mod sequence;
@@ -110,6 +111,7 @@ pub use self::limits::Limits;
 pub use self::node_id::NodeId;
 pub use self::outbox::{Event, Outbox, PacketArrival, StreamKind, Transmit};
 pub use self::peer::Protocol;
+pub use self::ports::{SOURCE_PORTS_MAX, SourcePorts, place};
 pub use self::sequence::Sequence;
 pub use self::view::{EntryCounts, EntryView, Member, MemberStatus};
 

@@ -9,6 +9,7 @@ use probe_user::analysis::align::{OneWay, SentStamp};
 use probe_user::clock::ClockSource;
 
 use super::peer::Protocol;
+use super::ports::SourcePorts;
 use super::sequence::Sequence;
 use super::{EntryArrival, NodeId};
 use crate::wire::v1::{Kind, Report};
@@ -59,6 +60,8 @@ pub struct Transmit {
     pub limited: bool,
     /// Its format: only v1 packets are stamped.
     pub protocol: Protocol,
+    /// Which of this node's ports it goes from: 0 the advertised one, then [`Config`](super::Config)'s source ports.
+    pub source: usize,
     /// T0: when the core handed it over.
     pub handed_over: MonoNs,
     pub(super) range: Range<usize>,
@@ -85,6 +88,8 @@ pub struct PacketArrival {
     pub one_way: Option<OneWay>,
     /// What its id says about loss, reordering and duplication; `None` for uncounted packets.
     pub sequence: Option<Sequence>,
+    /// Ports that its sender sends from, see [`place`](super::place).
+    pub ports: SourcePorts,
 }
 
 /// A change of the state.

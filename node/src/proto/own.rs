@@ -8,9 +8,10 @@ use super::WriteError;
 use super::core::Core;
 use super::entry::Stored;
 use super::node::cost;
+use super::ports;
 use super::state::SELF;
 use crate::wire::v1::{self, Egress, EntryStamp};
-use crate::wire::{BEACON_KEY, COMPACT_KEY, INTERNAL_PREFIX, KEY_MAX, LEFT_KEY, PROTO_KEY, v0};
+use crate::wire::{BEACON_KEY, COMPACT_KEY, INTERNAL_PREFIX, KEY_MAX, LEFT_KEY, PORTS_KEY, PROTO_KEY, v0};
 
 /// The shortest time between two jumps past an earlier run's versions: each makes all own entries travel again.
 const RESTART_PAUSE: Span = Span::from_secs(1);
@@ -117,6 +118,11 @@ impl Core {
         if let Some(version) = self.config.told_version() {
             self.put_own(PROTO_KEY, version.to_string().as_bytes(), Flags::INTERNAL, now, clock);
         }
+        if !self.config.source_ports.is_empty() {
+            let ports = ports::write(&self.config.source_ports);
+            self.put_own(PORTS_KEY, ports.as_bytes(), Flags::INTERNAL, now, clock);
+            self.note_ports_told();
+        }
         self.beacon(now, clock);
     }
 
@@ -200,6 +206,7 @@ impl Core {
         if above > 0 {
             self.counters.restarts_found += 1;
             self.rewrite(above, now, clock);
+            self.note_ports_told();
         }
     }
 

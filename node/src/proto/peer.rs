@@ -32,6 +32,8 @@ pub(super) struct Peer {
     pub(super) protocol: Protocol,
     /// Something sent to its address was answered from there: it may be sent more than it sent.
     pub(super) verified: bool,
+    /// It has this node's entry that says from which ports it sends.
+    pub(super) knows_ports: bool,
     /// The last request to it: its packet counter, and when.
     pub(super) asked: Option<Asked>,
     pub(super) received: Tracker,

@@ -29,6 +29,11 @@ impl Tracker {
         tracked && (u64::BITS..=1 << 31).contains(&behind)
     }
 
+    /// Is it from another run of the sender than those before it?
+    pub(super) fn is_another_run(&self, incarnation: u32) -> bool {
+        self.seen != 0 && self.incarnation != incarnation
+    }
+
     /// Notes a packet. `None` for an uncounted one (counter 0), for the first of an incarnation (nothing to
     /// compare with) and for one so old that it may be either late or a copy.
     pub(super) fn note(&mut self, incarnation: u32, counter: u32) -> Option<Sequence> {

@@ -20,6 +20,8 @@ pub const INTERNAL_PREFIX: &str = "_internal:";
 pub const PROTO_KEY: &str = "_internal:proto";
 /// Key that every node rewrites now and then, so that an idle cluster gives propagation samples too.
 pub const BEACON_KEY: &str = "_internal:beacon";
+/// Key by which a node says from which ports it sends besides the one it advertises.
+pub const PORTS_KEY: &str = "_internal:ports";
 /// Key by which a node says that it leaves (Piko's).
 pub const LEFT_KEY: &str = "_internal:left";
 /// Key by which a node says that all its entries up to the version in its value are void (Piko's).

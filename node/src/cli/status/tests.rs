@@ -59,6 +59,7 @@ fn report() -> NodeReport {
                 ("network".into(), segment(70_000)),
                 ("handling".into(), segment(900)),
             ]),
+            source_ports: Vec::new(),
         }],
         entries: Vec::new(),
         beacons: Vec::new(),

@@ -130,6 +130,9 @@ impl Driver {
             if let Some(lost) = self.journeys.lost_from(&path.from) {
                 path.lost_here.clone_from(&lost.lost_here);
                 path.lost_outside = lost.lost_outside;
+                for port in &mut path.source_ports {
+                    port.lost = lost.by_port.lost.get(&port.port).copied().unwrap_or(0);
+                }
             }
         }
         paths

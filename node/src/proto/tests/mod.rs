@@ -7,5 +7,6 @@ mod legacy;
 mod measuring;
 mod mixed;
 mod net;
+mod ports;
 mod ring;
 mod traps;

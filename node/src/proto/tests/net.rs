@@ -1,6 +1,6 @@
 //! A few cores and a bad network between them, under virtual time. Everything follows from the seed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use probe_ebpf::parse::PacketId;
@@ -69,6 +69,8 @@ pub(super) struct Net {
     flying: BTreeMap<(MonoNs, u64), Flying>,
     /// Every packet sent: sender, destination, bytes.
     pub(super) sent: Vec<(usize, SocketAddr, Vec<u8>)>,
+    /// Source ports whose packets are lost.
+    pub(super) dead_ports: BTreeSet<u16>,
     pub(super) lost: u64,
     pub(super) copied: u64,
     /// Requests over TCP: sender, destination, what.
@@ -126,6 +128,7 @@ impl Net {
             addresses: BTreeMap::new(),
             flying: BTreeMap::new(),
             sent: Vec::new(),
+            dead_ports: BTreeSet::new(),
             lost: 0,
             copied: 0,
             streams: Vec::new(),
@@ -337,7 +340,13 @@ impl Net {
             assert_eq!(stamped, Ok(()));
             let (to, bytes) = (transmit.to, packet.to_vec());
             self.sent.push((host, to, bytes.clone()));
-            self.fly(address(host), to, at, &bytes);
+            let mut from = address(host);
+            from.set_port(from.port() + transmit.source as u16);
+            if self.dead_ports.contains(&from.port()) {
+                self.lost += 1;
+            } else {
+                self.fly(from, to, at, &bytes);
+            }
         }
     }
 
@@ -348,7 +357,8 @@ impl Net {
 
     /// Puts anything on its way; TCP repeats what is lost, so that only a cut path stops it.
     fn fly_as(&mut self, what: What, from: SocketAddr, to: SocketAddr, at: MonoNs, bytes: &[u8]) {
-        let path = (self.host_at(from).unwrap_or(usize::MAX), self.host_at(to).unwrap_or(usize::MAX));
+        let host = SocketAddr::new(from.ip(), address(0).port());
+        let path = (self.host_at(host).unwrap_or(usize::MAX), self.host_at(to).unwrap_or(usize::MAX));
         let fixed = self.paths.get(&path);
         let datagram = what == What::Datagram;
         if fixed == Some(&None) || (datagram && self.rng.random_bool(self.faults.loss)) {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use probe_ebpf::time::{MonoNs, Span};
 use serde::{Deserialize, Serialize};
 
-use super::{Cause, Confidence};
+use super::{Cause, Confidence, LostByPort};
 
 /// How long a loss is remembered.
 pub(super) const WINDOW: Span = Span::from_secs(30);
@@ -28,6 +28,9 @@ pub struct Loss {
     pub lost_here: BTreeMap<String, u64>,
     /// Missing, and not dropped by the reporting host.
     pub lost_outside: u64,
+    /// All that is missing, by source port.
+    #[serde(skip_serializing_if = "LostByPort::is_empty")]
+    pub by_port: LostByPort,
     /// Arrived after a later one.
     pub reordered: u64,
     /// Arrived more than once.
@@ -58,6 +61,7 @@ impl Loss {
         ] {
             *mine = mine.saturating_add(more);
         }
+        self.by_port.add(&other.by_port);
     }
 }
 

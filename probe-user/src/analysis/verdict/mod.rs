@@ -23,6 +23,7 @@ mod leg;
 mod localise;
 mod loss;
 mod network;
+mod ports;
 pub mod record;
 mod sentence;
 mod serial;
@@ -39,6 +40,7 @@ pub use circumstances::{Change, Circumstances, HostEvidence, STALE};
 pub use judge::{LEAST_SAMPLES, PathJudge};
 pub use localise::{Diagnosis, Place, diagnose};
 pub use loss::{LEAST_LOST, Loss};
+pub use ports::LostByPort;
 pub use summary::{MOST_BYTES, MOST_WORST, Summary, SummaryError, Worst, short_name};
 
 /// One leg in an evaluation.

@@ -45,7 +45,7 @@ impl Names {
     pub(super) fn lost(&self, finding: &Finding, sum: &Loss) -> String {
         let Finding { lost, packets, .. } = finding;
         if finding.cause == Cause::LossNetwork {
-            return format!("{lost} of {packets} packets of 30 s lost on the way");
+            return format!("{lost} of {packets} packets of 30 s lost on the way{}", gathered(sum));
         }
         let mut reasons: Vec<(&String, &u64)> = sum.lost_here.iter().collect();
         reasons.sort_by_key(|(reason, count)| (std::cmp::Reverse(**count), (*reason).clone()));
@@ -58,6 +58,16 @@ impl Names {
     pub(super) fn whole(&self, parts: &[String]) -> String {
         format!("{} to {}: {}", self.from, self.to, parts.join("; "))
     }
+}
+
+/// That the losses gather on some of several source ports, if they do: parallel paths take packets by their ports.
+fn gathered(sum: &Loss) -> String {
+    // What was dropped here has nothing to do with ports, and is among them.
+    let few_here = sum.here().saturating_mul(10) <= sum.lost_outside;
+    let Some((ports, top, total)) = sum.by_port.gathered().filter(|_| few_here) else { return String::new() };
+    let (plural, of) = (if ports.len() == 1 { "" } else { "s" }, sum.by_port.of);
+    let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
+    format!(", {top} of {total} from source port{plural} {} (of {of}): one of several paths", ports.join(" and "))
 }
 
 /// How the network does, when something else is the cause.
