@@ -13,7 +13,7 @@ use probe_ebpf::time::{MonoNs, Span};
 use probe_user::clock::mapping::{Injected, InjectedStep};
 use probe_user::clock::spec::SourceSpec;
 
-use crate::proto;
+use crate::proto::{self, SOURCE_PORTS_MAX};
 
 mod host;
 mod seed;
@@ -63,6 +63,8 @@ pub struct Config {
     pub max_packet_bytes: usize,
     /// What the gossip packets are marked with (RFC 2474), if not the system's default.
     pub dscp: Option<u8>,
+    /// Ports from which packets go to v1 members besides `bind`'s; 0 takes a free one.
+    pub source_ports: Vec<u16>,
     /// Packets between v1 members are filled up to this many bytes of payload.
     pub pad_packet_bytes: usize,
     /// Time between this node's beacon entries.
@@ -182,6 +184,7 @@ impl Settings {
             fanout: within("fanout", self.fanout, 1, 1, 16)?,
             max_packet_bytes,
             dscp,
+            source_ports: source_ports(self.source_ports.unwrap_or_default(), bind, advertise)?,
             pad_packet_bytes: within("pad_packet_bytes", self.pad_packet_bytes, 0, 0, max_packet_bytes)?,
             beacon_interval: Duration::from_secs(within(
                 "beacon_interval_s",
@@ -261,6 +264,24 @@ fn concrete(key: &'static str, address: SocketAddr) -> Result<SocketAddr, Config
     Ok(address)
 }
 
+/// Ports that a node may send from besides the one of `bind`.
+fn source_ports(ports: Vec<u16>, bind: SocketAddr, advertise: SocketAddr) -> Result<Vec<u16>, ConfigError> {
+    let own = [bind.port(), advertise.port()];
+    let repeated = |i: usize| ports[i] != 0 && (own.contains(&ports[i]) || ports[..i].contains(&ports[i]));
+    // Whoever has his port translated has the others translated too, to what nobody knows.
+    let translated = own[0] != own[1] && own[1] != 0;
+    if ports.len() > SOURCE_PORTS_MAX || (0..ports.len()).any(repeated) || (translated && !ports.is_empty()) {
+        return Err(ConfigError::OutOfRange {
+            key: "source_ports",
+            value: format!("{ports:?}"),
+            expected: format!(
+                "at most {SOURCE_PORTS_MAX} ports, each once and none that of bind, while advertise has the port of bind"
+            ),
+        });
+    }
+    Ok(ports)
+}
+
 fn within<T: PartialOrd + fmt::Display>(
     key: &'static str,
     given: Option<T>,
@@ -309,7 +330,7 @@ mod tests {
         assert_eq!(config.metrics_bind.to_string(), "127.0.0.1:7177");
         assert_eq!(config.interval, Duration::from_millis(100));
         assert_eq!((config.ring_bytes, config.max_packet_bytes), (262_144, 1400));
-        assert_eq!((config.dscp, config.pad_packet_bytes), (None, 0));
+        assert_eq!((config.dscp, config.pad_packet_bytes, config.source_ports.len()), (None, 0, 0));
         assert_eq!(config.clock_sources.first().unwrap().to_string(), "chrony:127.0.0.1:323");
         assert_eq!(config.clock_sources.last().unwrap().to_string(), "adjtimex");
         assert_eq!(config.reporting_window, Duration::from_secs(15));
@@ -363,6 +384,12 @@ mod tests {
         assert!(with("seeds = ['10.0.0.1:0']").contains("with a port"));
         assert!(with("advertise = '[::1]:5'").contains("same IP version"));
         assert!(with("fanout = 0").starts_with("fanout is 0"));
+        for bad in ["1", "40000, 40000", "1, 2, 3, 4, 5, 6, 7, 8"] {
+            let error = with(&format!("source_ports = [{bad}]"));
+            assert!(error.starts_with(&format!("source_ports is [{bad}], but must be at most 7")), "{error}");
+        }
+        let elsewhere = with("advertise = '127.0.0.1:2'\nsource_ports = [3]");
+        assert!(elsewhere.contains("while advertise has the port of bind"), "{elsewhere}");
         assert_eq!(with("dscp = 64"), "dscp is 64, but must be from 0 to 63");
         let padded = with("max_packet_bytes = 1200\npad_packet_bytes = 1201");
         assert_eq!(padded, "pad_packet_bytes is 1201, but must be from 0 to 1200");

@@ -157,7 +157,7 @@ impl World {
         self.with_news += u64::from(!node.out.entries.is_empty());
         if let Some(packet) = &node.out.packet {
             node.journeys.received(packet, &node.out.reports, &receipt, read, &self.clock);
-            node.stats.packet(packet.from.as_str(), read);
+            node.stats.packet(packet.from.as_str(), &packet.ports, read);
         }
         for (peer, way, journey) in node.journeys.over() {
             if way == Way::Incoming {

@@ -86,6 +86,12 @@ pub struct Settings {
     /// the system's, which is 0]
     #[arg(long, value_name = "N")]
     pub dscp: Option<u8>,
+    /// A further UDP port to send from, 0 takes a free one; may be repeated, seven at most. Packets between members that
+    /// speak v1 then go from all of them and from --bind's: equal paths (ECMP, bonded links) take packets by their ports,
+    /// and gossip sees more of them. Nothing is received there, but firewalls must let it out. No address translation
+    /// may be on the way [default: none]
+    #[arg(long = "source-port", value_name = "PORT")]
+    pub source_ports: Option<Vec<u16>>,
     /// Fill every gossip packet between members that speak v1 up to so many bytes of UDP payload, at most
     /// max_packet_bytes: the size that the user's packets have. What answers a stranger and what goes to v0 nodes stays
     /// as it is. Costs the bandwidth [default: 0, no filling]
@@ -194,6 +200,7 @@ impl Settings {
             fanout: self.fanout.or(other.fanout),
             max_packet_bytes: self.max_packet_bytes.or(other.max_packet_bytes),
             dscp: self.dscp.or(other.dscp),
+            source_ports: self.source_ports.or(other.source_ports),
             pad_packet_bytes: self.pad_packet_bytes.or(other.pad_packet_bytes),
             beacon_interval_s: self.beacon_interval_s.or(other.beacon_interval_s),
             metrics_bind: self.metrics_bind.or(other.metrics_bind),

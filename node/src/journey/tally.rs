@@ -67,7 +67,8 @@ impl Tally {
     /// The second before the last is over: what is known of it now stays. What this host dropped
     /// and is known by number only is told apart by the caller.
     pub(super) fn next(&mut self) -> Loss {
-        let Counts { received, missing, by_port, here, reordered, duplicated } = std::mem::take(&mut self.before);
+        let Counts { received, missing, by_port, here, reordered, duplicated } =
+            std::mem::take(&mut self.before);
         self.before = std::mem::take(&mut self.now);
         let lost_here = here.into_iter().map(|(reason, n)| (reason.to_string(), n)).collect();
         Loss { lost_here, lost_outside: missing, by_port, reordered, duplicated, received }

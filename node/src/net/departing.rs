@@ -1,6 +1,5 @@
 //! When this node's packets left its host: T2 and T3, from the socket's error queue or from hooks (tier 2).
 
-use std::io;
 use std::os::fd::AsFd;
 
 use probe_ebpf::time::MonoNs;
@@ -11,6 +10,9 @@ use probe_user::transmit::{self, StampBatch};
 
 use crate::proto::NodeId;
 use crate::wire::v1::Sending;
+
+/// Totals since the start, by name.
+pub(super) type DepartureTotals = [(&'static str, u64); 12];
 
 /// The packets under way, and whose they are.
 #[derive(Debug)]
@@ -36,7 +38,7 @@ enum Source {
 
 impl Departing {
     /// The totals of a node that does not stamp.
-    pub(super) const NOTHING: [(&'static str, u64); 12] = [
+    pub(super) const NOTHING: DepartureTotals = [
         ("complete", 0),
         ("without_t2", 0),
         ("given_up", 0),
@@ -141,13 +143,15 @@ impl Departing {
     }
 
     /// Once a second: gives up what never left, and counts anew when the kernel's count was lost.
-    pub(super) fn housekeep(&mut self, socket: impl AsFd, now: MonoNs) -> io::Result<()> {
+    pub(super) fn housekeep(&mut self, socket: impl AsFd, now: MonoNs) {
         match &mut self.source {
             Source::ErrorQueue { departures, .. } => {
                 while departures.expire(now).is_some() {}
                 if departures.is_lost() {
-                    transmit::enable(socket)?;
-                    departures.restart();
+                    match transmit::enable(socket) {
+                        Ok(()) => departures.restart(),
+                        Err(e) => tracing::debug!("transmit stamps could not be switched on again: {e}"),
+                    }
                 }
             }
             Source::Hooks { departures, hooks, lost } => {
@@ -155,7 +159,6 @@ impl Departing {
                 *lost = hooks.lost().iter().sum();
             }
         }
-        Ok(())
     }
 
     fn counts(&self) -> (DepartureCounts, u64) {
@@ -166,7 +169,7 @@ impl Departing {
     }
 
     /// Totals since the start, by name.
-    pub(super) fn labelled(&self) -> [(&'static str, u64); 12] {
+    pub(super) fn labelled(&self) -> DepartureTotals {
         let (counts, hooks_lost) = self.counts();
         [
             ("complete", counts.complete),

@@ -28,10 +28,11 @@ use crate::wire::v1;
 use super::NetError;
 use super::clock::ClockThread;
 use super::departing::Departing;
+use super::further::Further;
 use super::loads::Loads;
 use super::observe::Observer;
 use super::record::{Record, Recorder};
-use super::socket::GossipSocket;
+use super::socket::{self, GossipSocket, Marks};
 use super::stamping::Stamping;
 use super::stream::{Streams, resolve_seeds};
 use super::wait::{Ready, wait};
@@ -61,6 +62,7 @@ pub(super) struct Driver {
     core: Core,
     out: Outbox,
     socket: GossipSocket,
+    further: Further,
     streams: Streams,
     stamping: Stamping,
     batch: RecvBatch,
@@ -101,14 +103,17 @@ impl Driver {
         if let Some(btf) = &config.btf {
             options.btf.clone_from(btf);
         }
+        let marks = Marks { dscp: config.dscp };
         let (socket, stamping, listener) = GossipSocket::open(
             config.bind,
             config.rcvbuf_bytes,
-            config.dscp,
+            &marks,
             config.probe,
             config.tx_stamps,
             &options,
         )?;
+        let stamped = stamping.departing.is_some();
+        let further = Further::open(config.bind, &config.source_ports, &marks, stamped)?;
         if let Some(reason) = stamping.reason() {
             tracing::warn!("{reason}");
         }
@@ -128,6 +133,7 @@ impl Driver {
             || random.try_next_u64().map_err(|e| os("drawing random numbers")(std::io::Error::other(e)));
         let core = Core::new(
             proto::Config {
+                source_ports: further.numbers(),
                 seeds: config.seeds.iter().filter_map(Seed::address).collect(),
                 interval: span(config.interval),
                 fanout: config.fanout,
@@ -169,8 +175,9 @@ impl Driver {
         if recorder.is_some() {
             journeys.judges_mut().record();
         }
-        let totals =
-            metrics.gossip.totals(events(&core, &journeys, None).map(|(part, event, _)| (part, event)));
+        let totals = metrics
+            .gossip
+            .totals(events(&core, &journeys, Departing::NOTHING).map(|(part, event, _)| (part, event)));
         let slot = SLOT_MIN.max(config.max_packet_bytes);
         Ok(Self {
             observer: Observer::new(stats, metrics, stamping.tier(), recorder),
@@ -180,6 +187,7 @@ impl Driver {
             core,
             out: Outbox::default(),
             socket,
+            further,
             streams,
             stamping,
             batch: RecvBatch::new(BATCH, slot),
@@ -225,7 +233,9 @@ impl Driver {
             }
             let until = self.core.next_wakeup().min(housekeeping_at + HOUSEKEEPING_SLACK);
             let time = if messages { Span::ZERO } else { until - mono_now() };
-            let ready = wait(&self.socket, &inbox.bell, self.step_watch.as_ref(), time).map_err(failed)?;
+            let further = self.further.sockets();
+            let ready =
+                wait(&self.socket, &inbox.bell, self.step_watch.as_ref(), further, time).map_err(failed)?;
             if ready == Ready::default() && time > Span::ZERO {
                 self.loads.was_late((mono_now() - until).max(Span::ZERO));
             }
@@ -234,7 +244,7 @@ impl Driver {
             }
             self.take_reading();
             if ready.departures || self.stamping.departing.as_ref().is_some_and(Departing::has_to_be_asked) {
-                self.read_departures();
+                self.read_departures(ready.departures);
             }
             if ready.socket {
                 match self.socket.receive(&mut self.batch) {
@@ -341,13 +351,14 @@ impl Driver {
         self.end_journeys();
     }
 
-    /// Takes in when packets left this host.
-    fn read_departures(&mut self) {
-        let Some(departing) = &mut self.stamping.departing else { return };
+    /// Takes in when packets left this host; `all`: also from ports that sent nothing since the last time.
+    fn read_departures(&mut self, all: bool) {
         let journeys = &mut self.journeys;
-        departing.read(&self.socket, &self.clock.mapping, |to, sent, report| {
-            journeys.departed(to, sent, report);
-        });
+        let mut departed = |to: &NodeId, sent, report| journeys.departed(to, sent, report);
+        if let Some(departing) = &mut self.stamping.departing {
+            departing.read(&self.socket, &self.clock.mapping, &mut departed);
+        }
+        self.further.read(all, &self.clock.mapping, departed);
     }
 
     /// Takes in the journeys that are over.
@@ -371,8 +382,8 @@ impl Driver {
             self.watchers.tell(&self.core, &self.out, mono_now());
         }
         self.send();
-        if self.stamping.departing.as_ref().is_some_and(Departing::is_due) {
-            self.read_departures();
+        if self.stamping.departing.as_ref().is_some_and(Departing::is_due) || self.further.is_due() {
+            self.read_departures(false);
         }
         self.begin_streams();
     }
@@ -400,9 +411,12 @@ impl Driver {
                     parts = self.tail.split(bytes);
                 }
             }
-            match self.socket.send(parts, transmit.to) {
+            let further = transmit.source.checked_sub(1).and_then(|place| self.further.get(place));
+            let (socket, departing) =
+                further.unwrap_or_else(|| (self.socket.sender(), self.stamping.departing.as_mut()));
+            match socket::send(&socket, parts, transmit.to) {
                 Ok(()) => {
-                    if let Some(departing) = &mut self.stamping.departing {
+                    if let Some(departing) = departing {
                         let counted = transmit.id.counter > 0;
                         let who = transmit.destination.clone().filter(|_| counted);
                         departing.sent(who.map(|to| (to, transmit.id.counter)), sent);
@@ -414,7 +428,7 @@ impl Driver {
                 // An unreachable or congested peer shows as loss on its side; here it is only counted.
                 Err(_) => {
                     self.observer.metrics.send_failed.inc();
-                    if let Some(departing) = &mut self.stamping.departing {
+                    if let Some(departing) = departing {
                         departing.failed(sent);
                     }
                 }

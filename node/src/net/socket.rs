@@ -32,21 +32,15 @@ impl GossipSocket {
     pub(super) fn open(
         address: SocketAddr,
         rcvbuf_bytes: Option<usize>,
-        dscp: Option<u8>,
+        marks: &Marks,
         mode: ProbeMode,
         tx_stamps: bool,
         options: &Options,
     ) -> Result<(Self, Stamping, TcpListener), NetError> {
         let bind = |source| NetError::Bind { address, source };
-        let socket =
-            Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP)).map_err(bind)?;
-        socket.set_nonblocking(true).map_err(bind)?;
+        let socket = datagrams(address, marks)?;
         if let Some(bytes) = rcvbuf_bytes {
             socket.set_recv_buffer_size(bytes).map_err(bind)?;
-        }
-        if let Some(dscp) = dscp {
-            mark(&socket, address, dscp)
-                .map_err(|source| NetError::Os { what: "marking packets", source })?;
         }
         let stamping = Stamping::prepare(&socket, mode, tx_stamps, options)?;
         let listener = bind_both(&socket, address)?;
@@ -67,18 +61,38 @@ impl GossipSocket {
         }
     }
 
-    /// Sends without waiting: a full send buffer is like a lost packet, and counted by the caller.
-    /// The packet may come in two parts; the second may be empty.
-    pub(super) fn send(&self, [head, tail]: [&[u8]; 2], to: SocketAddr) -> io::Result<()> {
-        let sent = match tail {
-            [] => self.socket.send_to(head, to),
-            tail => {
-                let parts = [head, tail].map(io::IoSlice::new);
-                SockRef::from(&self.socket).send_to_vectored(&parts, &to.into())
-            }
-        };
-        sent.map(drop)
+    /// To send from.
+    pub(super) fn sender(&self) -> SockRef<'_> {
+        SockRef::from(&self.socket)
     }
+}
+
+/// What all packets of a node carry.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Marks {
+    /// Differentiated services code point.
+    pub(super) dscp: Option<u8>,
+}
+
+/// Sends without waiting: a full send buffer is like a lost packet, and counted by the caller.
+/// The packet may come in two parts; the second may be empty.
+pub(super) fn send(from: &Socket, [head, tail]: [&[u8]; 2], to: SocketAddr) -> io::Result<()> {
+    let sent = match tail {
+        [] => from.send_to(head, &to.into()),
+        tail => from.send_to_vectored(&[head, tail].map(io::IoSlice::new), &to.into()),
+    };
+    sent.map(drop)
+}
+
+/// A socket that never waits, not bound yet.
+pub(super) fn datagrams(address: SocketAddr, marks: &Marks) -> Result<Socket, NetError> {
+    let bind = |source| NetError::Bind { address, source };
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP)).map_err(bind)?;
+    socket.set_nonblocking(true).map_err(bind)?;
+    if let Some(dscp) = marks.dscp {
+        mark(&socket, address, dscp).map_err(|source| NetError::Os { what: "marking packets", source })?;
+    }
+    Ok(socket)
 }
 
 impl AsFd for GossipSocket {

@@ -58,7 +58,9 @@ pub(super) fn read(value: &[u8]) -> Option<SmallVec<[u16; SOURCE_PORTS_MAX]>> {
 impl Node {
     /// Looked up each time, so that there is nothing to keep in step with its entries.
     pub(super) fn source_ports(&self) -> SourcePorts {
-        let Some(entry) = self.get(PORTS_KEY).filter(|entry| !entry.deleted) else { return SourcePorts::new() };
+        let Some(entry) = self.get(PORTS_KEY).filter(|entry| !entry.deleted) else {
+            return SourcePorts::new();
+        };
         let Some(further) = read(&entry.value) else { return SourcePorts::new() };
         std::iter::once(self.addr.port()).chain(further).collect()
     }
@@ -81,7 +83,13 @@ impl Core {
     }
 
     /// A member's digest was compared, which shows whether it has this node's ports.
-    pub(super) fn note_ports_known(&mut self, asker: &Asker, listed: bool, rest_equal: bool, gives: &[(usize, u64)]) {
+    pub(super) fn note_ports_known(
+        &mut self,
+        asker: &Asker,
+        listed: bool,
+        rest_equal: bool,
+        gives: &[(usize, u64)],
+    ) {
         let Some(member) = asker.member.filter(|_| !self.config.source_ports.is_empty()) else { return };
         let behind = gives.iter().find(|(index, _)| *index == SELF);
         if let Some((_, known)) = behind {

@@ -30,8 +30,11 @@ impl PortStats {
     }
     /// By port, the advertised one first; nothing is known of losses.
     pub fn reports(&self) -> Vec<SourcePortReport> {
-        let report =
-            |(port, of): (&u16, &Distribution)| SourcePortReport { port: *port, lost: 0, network: of.quantiles() };
+        let report = |(port, of): (&u16, &Distribution)| SourcePortReport {
+            port: *port,
+            lost: 0,
+            network: of.quantiles(),
+        };
         self.ports.iter().zip(&self.network).map(report).collect()
     }
 }
@@ -64,7 +67,8 @@ mod tests {
                 epochs: 0,
             });
         }
-        let ms: Vec<_> = stats.reports().iter().map(|p| (p.port, (p.network.p50_ns + 500_000) / 1_000_000)).collect();
+        let ms: Vec<_> =
+            stats.reports().iter().map(|p| (p.port, (p.network.p50_ns + 500_000) / 1_000_000)).collect();
         assert_eq!(ms, [(7, 1), (8, 6), (9, 1)]);
         assert_eq!(stats.reports().iter().map(|p| p.network.count).sum::<u64>(), 300);
         stats.set(&[7, 8]);

@@ -7,7 +7,8 @@ use crate::report::NodeReport;
 
 /// One line for each source port of each peer that has several; empty when none has.
 pub(super) fn source_ports(report: &NodeReport, most: usize) -> Table {
-    let mut table = Table::new(&["from", "source port", "packets", "lost", "network"]).right(&[1, 2, 3]).most(most);
+    let mut table =
+        Table::new(&["from", "source port", "packets", "lost", "network"]).right(&[1, 2, 3]).most(most);
     for path in &report.paths {
         for (place, port) in path.source_ports.iter().enumerate() {
             let [median, high] = [port.network.p50_ns, port.network.p99_ns].map(Span::from_nanos);

@@ -11,11 +11,10 @@ impl Driver {
     pub(super) fn housekeep(&mut self) {
         self.look_at_clocks();
         let now = mono_now();
-        if let Some(departing) = &mut self.stamping.departing
-            && let Err(error) = departing.housekeep(&self.socket, now)
-        {
-            tracing::debug!("transmit stamps could not be switched on again: {error}");
+        if let Some(departing) = &mut self.stamping.departing {
+            departing.housekeep(&self.socket, now);
         }
+        self.further.housekeep(now);
         self.count_drops(now);
         self.journeys.expire(now);
         self.end_journeys();

@@ -5,7 +5,7 @@ use probe_ebpf::time::{MonoNs, Span};
 use super::Driver;
 use crate::journey::Journeys;
 use crate::metrics::Published;
-use crate::net::departing::Departing;
+use crate::net::departing::DepartureTotals;
 use crate::proto::Core;
 use crate::stats::EntryKind;
 
@@ -16,13 +16,12 @@ const COUNT_ENTRIES: Span = Span::from_secs(5);
 pub(super) fn events<'a>(
     core: &'a Core,
     journeys: &'a Journeys,
-    departing: Option<&'a Departing>,
+    departures: DepartureTotals,
 ) -> impl Iterator<Item = (&'static str, &'static str, u64)> + 'a {
     let protocol = core.counters().labelled().map(|(event, n)| ("proto", event, n));
     let detector = core.detector_counters().map(|(event, n)| ("detector", event, n));
     let graveyard = core.graveyard_counters().map(|(event, n)| ("graveyard", event, n));
     let journey = journeys.counters().labelled().into_iter().map(|(event, n)| ("journey", event, n));
-    let departures = departing.map(Departing::labelled).unwrap_or(Departing::NOTHING);
     let departures = departures.into_iter().map(|(event, n)| ("departure", event, n));
     protocol.chain(detector).chain(graveyard).chain(journey).chain(departures)
 }
@@ -54,8 +53,8 @@ impl Driver {
         let metrics = &self.observer.metrics.gossip;
         metrics.set_peers(self.core.peers());
         metrics.set(self.core.local_health(), self.core.loss(), self.core.counters());
-        self.totals
-            .set(events(&self.core, &self.journeys, self.stamping.departing.as_ref()).map(|(_, _, n)| n));
+        let departures = self.further.totals(self.stamping.departing.as_ref());
+        self.totals.set(events(&self.core, &self.journeys, departures).map(|(_, _, n)| n));
         if now >= self.count_entries_at {
             self.count_entries_at = now + COUNT_ENTRIES;
             metrics.set_entries(self.core.entry_counts().map(|(id, counts)| (id.as_str(), counts)));

@@ -8,7 +8,6 @@ use probe_user::clock::honesty::{self, Transition, Who};
 
 use super::Driver;
 use crate::journey::{PeerClockView, Way, honesty_sentence, verdict_name};
-use crate::net::departing::Departing;
 use crate::net::observe::Counts;
 use crate::proto::Member;
 use crate::proto::NodeId;
@@ -162,7 +161,7 @@ impl Driver {
             events: owned(self.core.counters().labelled()),
             detector: owned(self.core.detector_counters()),
             journeys: owned(self.journeys.counters().labelled().into_iter()),
-            departures: owned(self.stamping.departing.iter().flat_map(Departing::labelled)),
+            departures: owned(self.further.totals(self.stamping.departing.as_ref()).into_iter()),
             graveyard: owned(self.core.graveyard_counters()),
             inbound_failed: owned(streams.inbound_failed.counts()),
             outbound_failed: owned(streams.outbound_failed.counts()),

@@ -30,7 +30,9 @@ fn with_ports(seed: u64, adjust: impl Fn(usize, &mut Config)) -> Net {
 /// How many packets came at a host from each place among host 0's ports, by their counters.
 fn by_place(net: &Net, host: usize) -> BTreeMap<usize, usize> {
     let mut counts = BTreeMap::new();
-    for packet in net.hosts[host].packets.iter().filter(|packet| packet.from == id(0) && packet.ports.len() > 1) {
+    for packet in
+        net.hosts[host].packets.iter().filter(|packet| packet.from == id(0) && packet.ports.len() > 1)
+    {
         *counts.entry(place(packet.id.counter, packet.ports.len())).or_default() += 1;
     }
     counts
@@ -114,7 +116,9 @@ fn nobody_but_the_node_itself_has_ports_at_its_address() {
     let at = |host: usize, port: u16| SocketAddr::new(address(host).ip(), port);
     let (node, neighbour) = (core.state.find("node-0"), core.state.find("node-2"));
     assert_eq!(core.advertised_of(node, at(0, 7001)), address(0));
-    for (who, from) in [(node, at(0, 7004)), (node, at(2, 7001)), (neighbour, at(2, 7001)), (None, at(0, 7001))] {
+    for (who, from) in
+        [(node, at(0, 7004)), (node, at(2, 7001)), (neighbour, at(2, 7001)), (None, at(0, 7001))]
+    {
         assert_eq!(core.advertised_of(who, from), from);
     }
 }
@@ -127,7 +131,10 @@ fn what_is_no_list_of_ports_is_counted_and_gives_no_ports() {
         hand(&mut net, &delta("b", &head("b", version - 1, version), &[entry])).0.unwrap();
         let core = &net.hosts[0].core;
         let b = &core.state[core.state.find("b").unwrap()];
-        assert_eq!((b.source_ports().len(), core.counters().bad_ports), (if version == 1 { 0 } else { 2 }, 1));
+        assert_eq!(
+            (b.source_ports().len(), core.counters().bad_ports),
+            (if version == 1 { 0 } else { 2 }, 1)
+        );
     }
 }
 

@@ -112,8 +112,9 @@ mod tests {
     fn the_bound_is_above_the_exact_chance() {
         for (n, k, p) in [(10_u64, 8_u64, 0.25), (20, 10, 0.25), (40, 30, 0.5), (5, 5, 0.25)] {
             let choose = |n: u64, k: u64| (1..=k).fold(1.0, |c, i| c * (n + 1 - i) as f64 / i as f64);
-            let exact: f64 =
-                (k..=n).map(|i| choose(n, i) * f64::powi(p, i as i32) * f64::powi(1.0 - p, (n - i) as i32)).sum();
+            let exact: f64 = (k..=n)
+                .map(|i| choose(n, i) * f64::powi(p, i as i32) * f64::powi(1.0 - p, (n - i) as i32))
+                .sum();
             let bound = tail(n, k, p);
             assert!(bound >= exact && bound < 20.0 * exact, "{bound} {exact}");
         }

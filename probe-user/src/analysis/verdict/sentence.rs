@@ -67,10 +67,44 @@ fn gathered(sum: &Loss) -> String {
     let Some((ports, top, total)) = sum.by_port.gathered().filter(|_| few_here) else { return String::new() };
     let (plural, of) = (if ports.len() == 1 { "" } else { "s" }, sum.by_port.of);
     let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
-    format!(", {top} of {total} from source port{plural} {} (of {of}): one of several paths", ports.join(" and "))
+    format!(
+        ", {top} of {total} from source port{plural} {} (of {of}): one of several paths",
+        ports.join(" and ")
+    )
 }
 
 /// How the network does, when something else is the cause.
 pub(super) fn network_normal(numbers: &LegNumbers) -> String {
     format!("network {} is normal", numbers.now)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::super::{Confidence, LostByPort};
+    use super::*;
+
+    #[test]
+    fn a_loss_that_gathers_on_some_source_ports_says_which() {
+        let names = Names { from: "a".into(), to: "b".into() };
+        let finding =
+            Finding { cause: Cause::LossNetwork, lost: 31, packets: 400, confidence: Confidence::High };
+        let lost = |by_port: &[(u16, u64)], here: u64| {
+            let by_port = LostByPort { lost: by_port.iter().copied().collect(), of: 4 };
+            let lost_here = BTreeMap::from([("X".to_owned(), here)]);
+            names.lost(&finding, &Loss { lost_here, lost_outside: 31, by_port, ..Loss::default() })
+        };
+        let plain = "31 of 400 packets of 30 s lost on the way";
+        assert_eq!(
+            lost(&[(40_002, 30), (7176, 1)], 0),
+            format!("{plain}, 30 of 31 from source port 40002 (of 4): one of several paths")
+        );
+        assert_eq!(
+            lost(&[(40_003, 15), (40_002, 16)], 0),
+            format!("{plain}, 31 of 31 from source ports 40002 and 40003 (of 4): one of several paths")
+        );
+        assert_eq!(lost(&[(1, 8), (2, 8), (3, 7), (4, 8)], 0), plain);
+        assert_eq!(lost(&[(40_002, 35)], 4), plain, "some of them were dropped here");
+    }
 }
