@@ -60,15 +60,6 @@ fn a_delay_of_20_ms_is_measured_as_the_switch_made_it() {
     }
     assert_eq!((&result["loss"]["switch"], &result["loss"]["nodes"]), (&0.into(), &0.into()));
     assert!(result["resources"]["c"]["rss_bytes"].as_u64().unwrap() > 0);
-    let not_yet = |one: &&Value| one["status"] == "not_yet";
-    assert!(
-        result["expectations"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .filter(not_yet)
-            .all(|one| one["measured"].is_null())
-    );
     let plot = fs::read_to_string(dir.path().join("plot.svg")).unwrap();
     assert!(plot.matches("<circle").count() > 1_000 && plot.ends_with("</svg>\n"));
 }

@@ -5,8 +5,9 @@ use serde::Serialize;
 use super::clocks;
 use super::expectation::{Expectation, Reference, Stat, Subject};
 use super::measure::Measured;
-use super::packets::{HANDLING, INGRESS_STACK, NETWORK, Packet, SEGMENTS, SOCKET_QUEUE, host_of, quantile};
+use super::packets::{HANDLING, INGRESS_STACK, NETWORK, Packet, SOCKET_QUEUE, host_of, quantile};
 use super::scenario::{host_index, host_name};
+use super::statements::Statement;
 
 /// What became of an expectation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -16,8 +17,6 @@ pub enum Status {
     Pass,
     /// It does not, or there was nothing to look at.
     Fail,
-    /// Something has to be built first.
-    NotYet,
 }
 
 /// One expectation, judged.
@@ -51,10 +50,6 @@ pub fn judge(expectations: &[Expectation], measured: &Measured) -> Vec<Judged> {
 
 fn one(expectation: &Expectation, measured: &Measured) -> Judged {
     let unit = unit(expectation.of);
-    if let Some(needs) = &expectation.needs {
-        let name = format!("{} (needs {needs})", expectation.name);
-        return Judged { name, status: Status::NotYet, measured: None, truth: None, unit };
-    }
     let cases = cases(expectation, measured);
     let many = cases.len() > 1;
     // The worst first; nothing to look at is worse than anything.
@@ -64,7 +59,7 @@ fn one(expectation: &Expectation, measured: &Measured) -> Judged {
         return Judged { name, status: Status::Fail, measured: None, truth: None, unit };
     };
     let status = if excess(expectation, &worst) <= 0.0 { Status::Pass } else { Status::Fail };
-    let name = match many || worst.measured.is_none() && !worst.place.is_empty() {
+    let name = match many || status == Status::Fail && !worst.place.is_empty() {
         true => format!("{} (worst: {})", expectation.name, worst.place),
         false => expectation.name.clone(),
     };
@@ -94,6 +89,7 @@ fn unit(of: Subject) -> &'static str {
         | Subject::EgressStack
         | Subject::Qdisc
         | Subject::Network
+        | Subject::Wire
         | Subject::IngressStack
         | Subject::SocketQueue
         | Subject::Handling
@@ -112,19 +108,22 @@ fn unit(of: Subject) -> &'static str {
         Subject::CoveredPercent
         | Subject::CorrectedPercent
         | Subject::UnmatchedPercent
-        | Subject::CpuPercent => "percent",
+        | Subject::CpuPercent
+        | Subject::Verdict => "percent",
         Subject::Lost | Subject::Unaccounted | Subject::Packets => "packets",
         Subject::WronglyNamed => "hosts",
         Subject::RcvbufDropped | Subject::AccountingGap => "datagrams",
         Subject::NotConverged => "nodes",
         Subject::RssBytes => "bytes",
         Subject::Fds => "files",
-        Subject::Verdict => "verdict",
     }
 }
 
 fn cases(expectation: &Expectation, measured: &Measured) -> Vec<Case> {
-    let segment = |place: usize| paths(expectation, measured, |packets| segment(expectation, place, packets));
+    let of = |value: &Pick<'_>, truth: &Pick<'_>| {
+        paths(expectation, measured, |packets| segment(expectation, value, truth, packets))
+    };
+    let segment = |place: usize| of(&|packet| packet.measured[place], &|packet| packet.truth[place]);
     let at_nodes = |value: &dyn Fn(usize) -> Option<(f64, Option<f64>)>| nodes(expectation, measured, value);
     let by_clock = |value: &dyn Fn(&Expectation, &[Packet]) -> Option<f64>| {
         paths(expectation, measured, |packets| (value(expectation, packets), None))
@@ -202,9 +201,45 @@ fn cases(expectation: &Expectation, measured: &Measured) -> Vec<Case> {
         Subject::CpuPercent => used(|used| used.cpu_percent),
         Subject::RssBytes => used(|used| used.rss_bytes as f64),
         Subject::Fds => used(|used| used.fds as f64),
-        // Refused when the scenario is read, unless they say what they need.
-        Subject::SendQueue | Subject::EgressStack | Subject::Qdisc | Subject::Verdict => Vec::new(),
+        Subject::Wire => of(&|packet| packet.wire, &|packet| packet.truth[NETWORK]),
+        Subject::SendQueue => of(&|packet| packet.left[0], &|_| None),
+        Subject::EgressStack => of(&|packet| packet.left[1], &|_| None),
+        Subject::Qdisc => of(&|packet| packet.left[2], &|_| None),
+        Subject::Verdict => verdicts(expectation, measured),
     }
+}
+
+/// A time of a packet.
+type Pick<'a> = dyn Fn(&Packet) -> Option<i64> + 'a;
+
+/// A case for each path that is meant and of which something was said in the window.
+fn verdicts(expectation: &Expectation, measured: &Measured) -> Vec<Case> {
+    let [from, until] = expectation.during.unwrap_or([f64::NEG_INFINITY, f64::INFINITY]);
+    // Of each path how many were hits, of how many; and the last that was none.
+    let mut paths: std::collections::BTreeMap<(usize, usize), (u32, u32, Option<&Statement>)> =
+        Default::default();
+    for said in measured.statements.iter().filter(|said| is_meant(expectation, said.from, said.to)) {
+        if (from..until).contains(&((said.at - measured.start) as f64 / 1e9)) {
+            let blamed = |cause| expectation.causes.contains(&cause);
+            let (hits, all, other) = paths.entry((said.from, said.to)).or_default();
+            *all += 1;
+            if blamed(said.cause) || said.also.is_some_and(blamed) {
+                *hits += 1;
+            } else if other.is_none_or(|other| other.at < said.at) {
+                *other = Some(said);
+            }
+        }
+    }
+    let mut cases = Vec::new();
+    for ((from, to), (hits, all, other)) in paths {
+        let mut place = format!("{} > {}", host_name(from), host_name(to));
+        if let Some(said) = other {
+            let Statement { by, cause, evidence, .. } = said;
+            place += &format!("; {} said {}: {evidence}", host_name(*by), cause.name());
+        }
+        cases.push(Case { place, measured: Some(100.0 * f64::from(hits) / f64::from(all)), truth: None });
+    }
+    cases
 }
 
 /// A case for each path that is meant and carried packets.
@@ -233,19 +268,22 @@ fn is_meant(expectation: &Expectation, from: usize, to: usize) -> bool {
 }
 
 /// Measured, and what it is compared with: the truth about the same packets, or the same in the quiet window.
-fn segment(expectation: &Expectation, place: usize, packets: &[Packet]) -> (Option<f64>, Option<f64>) {
-    let stat = |window: Option<[f64; 2]>, pick: &dyn Fn(&Packet) -> Option<i64>| {
+fn segment(
+    expectation: &Expectation,
+    value: &Pick<'_>,
+    truth: &Pick<'_>,
+    packets: &[Packet],
+) -> (Option<f64>, Option<f64>) {
+    let stat = |window: Option<[f64; 2]>, pick: &Pick<'_>| {
         let inside = |packet: &&Packet| window.is_none_or(|[from, to]| (from..to).contains(&packet.sent_s));
         quantile(packets.iter().filter(inside).filter_map(pick), expectation.stat.share()).map(|ns| ns as f64)
     };
-    debug_assert!(place < SEGMENTS.len());
-    let value = |packet: &Packet| packet.measured[place];
-    let known = |packet: &Packet| packet.truth[place].filter(|_| packet.measured[place].is_some());
+    let known = |packet: &Packet| truth(packet).filter(|_| value(packet).is_some());
     let reference = match expectation.near {
-        Some(Reference::Quiet) => stat(expectation.quiet, &value),
+        Some(Reference::Quiet) => stat(expectation.quiet, value),
         Some(Reference::Truth) | None => stat(expectation.during, &known),
     };
-    (stat(expectation.during, &value), reference)
+    (stat(expectation.during, value), reference)
 }
 
 /// How long each node took to name the liars, itself included, from when they began to lie; below zero when they lied
@@ -380,10 +418,13 @@ mod tests {
             bound: Some(5),
             elapsed: truth,
             correction: None,
+            left: [None; 3],
             wire: None,
         };
         let packets = [packet(1.0, 10, Some(11)), packet(4.0, 90, Some(70)), packet(8.0, 12, None)];
-        let segment = |text: &str| segment(&expectation(text), NETWORK, &packets);
+        let segment = |text: &str| {
+            segment(&expectation(text), &|p| p.measured[NETWORK], &|p| p.truth[NETWORK], &packets)
+        };
         assert_eq!(segment("near = 'truth'\nwithin = 1\nduring = [3, 5]"), (Some(90.0), Some(70.0)));
         let quiet = "near = 'quiet'\nwithin = 1\nquiet = [0, 2]\nduring = [7, 9]";
         assert_eq!(segment(quiet), (Some(12.0), Some(10.0)));

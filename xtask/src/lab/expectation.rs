@@ -1,5 +1,6 @@
 //! What a scenario expects of the nodes, as it is written in its file.
 
+use probe_user::analysis::verdict::Cause;
 use serde::{Deserialize, Serialize};
 
 use super::amount::Amount;
@@ -66,7 +67,9 @@ pub enum Subject {
     RssBytes,
     /// Open files of the node with most of them.
     Fds,
-    /// Who is to blame.
+    /// From the sender's driver to the receive stamp, of whole journeys: what the wire takes.
+    Wire,
+    /// Share of what the nodes at both ends say of a path, once a second, that blames one of `causes`, in percent.
     Verdict,
 }
 
@@ -136,8 +139,9 @@ pub struct Expectation {
     pub at_least: Option<Amount>,
     /// Greatest value, itself fine.
     pub at_most: Option<Amount>,
-    /// What has to be built before this can be looked at: reported as not yet.
-    pub needs: Option<String>,
+    /// What is to be blamed.
+    #[serde(default)]
+    pub causes: Vec<Cause>,
 }
 
 /// What a network time's correction rests on, by the receiving node's word.

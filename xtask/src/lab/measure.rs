@@ -11,6 +11,7 @@ use super::clocks;
 use super::counters::{Counters, Usage};
 use super::packets::{Packet, Packets, SEGMENTS, host_of, number_of, quantile};
 use super::scenario::host_name;
+use super::statements::Statement;
 use super::switch::{Class, Port, Record};
 
 /// Everything that expectations and reports are made of.
@@ -28,6 +29,10 @@ pub struct Measured {
     pub up_ns: i64,
     /// Whether the gossip went over IPv6.
     pub ipv6: bool,
+    /// What the nodes said of their paths, in no order.
+    pub statements: Vec<Statement>,
+    /// The scenario's start on CLOCK_MONOTONIC.
+    pub start: i64,
     /// When a chronyd first was told to say something else, or else the scenario's start, on CLOCK_MONOTONIC.
     pub lies_from: i64,
 }

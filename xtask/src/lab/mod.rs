@@ -21,6 +21,7 @@ pub mod run;
 pub mod scenario;
 pub mod skew;
 pub mod soak;
+pub mod statements;
 pub mod switch;
 pub mod timeline;
 pub mod trouble;

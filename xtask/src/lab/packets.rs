@@ -46,6 +46,8 @@ pub struct Packet {
     pub elapsed: Option<i64>,
     /// What the correction rests on.
     pub correction: Option<Correction>,
+    /// The sender's parts, once it has told: send queue, kernel, qdisc.
+    pub left: [Option<i64>; 3],
     /// Network time from driver to receive stamp, once the sender has told when its driver had the packet.
     pub wire: Option<i64>,
 }
@@ -92,7 +94,7 @@ impl Packets {
         let mut packets = Self::default();
         let mut sent: HashMap<(usize, usize, u64), i64> = HashMap::new();
         let mut received = Vec::new();
-        let mut wires: HashMap<(usize, usize, u64), i64> = HashMap::new();
+        let mut whole: HashMap<(usize, usize, u64), ([Option<i64>; 3], Option<i64>)> = HashMap::new();
         for (host, files) in remains.records.iter().enumerate() {
             for (number, file) in files.iter().enumerate() {
                 let is_last = number + 1 == files.len();
@@ -114,11 +116,12 @@ impl Packets {
                         Some("rx") => received.push((host, is_last, line)),
                         Some("journey") => {
                             let from = line["from"].as_str().and_then(host_of);
-                            let wire = line["segments_ns"]["network"].as_i64();
-                            if let (Some(from), Some(counter), Some(wire)) =
-                                (from, line["counter"].as_u64(), wire)
-                            {
-                                wires.insert((from, host, counter), wire);
+                            let of = |segment: &str| line["segments_ns"][segment].as_i64();
+                            if let (Some(from), Some(counter)) = (from, line["counter"].as_u64()) {
+                                let left = ["send_queue", "egress_stack", "qdisc"].map(of);
+                                // Before the sender tells, the network's time begins where it handed the packet over.
+                                let wire = of("network").filter(|_| left[2].is_some());
+                                whole.insert((from, host, counter), (left, wire));
                             }
                         }
                         Some("end") => packets.unrecorded += line["dropped"].as_u64().unwrap_or(0),
@@ -145,10 +148,12 @@ impl Packets {
                 let packet = packet(from, *to, *t1, line, fate, scenario, troubles, start);
                 // Counters begin anew with each run of a node, and journeys do not tell which.
                 let is_only = scenario.is_steady(from) && scenario.is_steady(*to);
-                let wire = wires.get(&(from, *to, id & u64::from(u32::MAX))).copied().filter(|_| is_only);
+                let told = whole.get(&(from, *to, id & u64::from(u32::MAX))).copied().filter(|_| is_only);
+                let (left, wire) = told.unwrap_or_default();
                 packets.joined.push(Packet {
                     from_number: number_of(name),
                     to_last: *to_last,
+                    left,
                     wire,
                     ..packet
                 });
@@ -210,6 +215,7 @@ fn packet(
         bound: number("network_bound_ns"),
         elapsed: number("t4_mono_ns").map(|t4| t4 - t1),
         correction: serde_json::from_value(rx["correction"].clone()).ok(),
+        left: [None; 3],
         wire: None,
     }
 }

@@ -231,6 +231,7 @@ mod tests {
             bound: Some(1),
             elapsed: None,
             correction: None,
+            left: [None; 3],
             wire: None,
         }
     }

@@ -113,7 +113,6 @@ impl Report {
             let status = match status {
                 Status::Pass => "PASS",
                 Status::Fail => "FAIL",
-                Status::NotYet => "not yet",
             };
             let _ = write!(text, "{status:<8} {name}");
             if let Some(measured) = measured {

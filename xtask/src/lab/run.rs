@@ -19,6 +19,7 @@ use super::packets::Packets;
 use super::plot;
 use super::report::Report;
 use super::scenario::{Scenario, host_name};
+use super::statements;
 use super::switch::clock::mono_now;
 use super::timeline::{self, Step, Timed};
 use super::trouble::Troubles;
@@ -139,8 +140,24 @@ fn measure(scenario: &Scenario, seed: u64, binary: &Path, interrupt: &Interrupt)
         packets.joined.len(),
         remains.switch.totals.all
     ));
-    let lies_from = troubles.first_ntp_change.unwrap_or(start);
-    Ok(Measured { packets, remains, usage, not_converged, up_ns, ipv6: scenario.ipv6, lies_from })
+    let mut said = Vec::new();
+    for (host, records) in remains.records.iter().enumerate() {
+        // One that was killed before it could write has none.
+        for record in records.iter().filter(|record| record.exists()) {
+            said.extend(statements::of(record, host, false)?);
+        }
+    }
+    Ok(Measured {
+        packets,
+        remains,
+        usage,
+        not_converged,
+        up_ns,
+        ipv6: scenario.ipv6,
+        statements: said,
+        start,
+        lies_from: troubles.first_ntp_change.unwrap_or(start),
+    })
 }
 
 /// Does every step in its time, until the scenario is over or it is to stop.

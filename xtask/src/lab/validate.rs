@@ -128,7 +128,7 @@ fn check_times(name: &str, node: &NodeOrder, seconds: f64) -> Result<(), String>
 }
 
 fn check_expectation(expectation: &Expectation, scenario: &Scenario) -> Result<(), String> {
-    let Expectation { of, path, node, during, near, quiet, within, at_least, at_most, needs, .. } =
+    let Expectation { of, path, node, during, near, quiet, within, at_least, at_most, causes, .. } =
         expectation;
     let Scenario { seconds, hosts, nodes, events, .. } = scenario;
     let (seconds, hosts) = (*seconds, *hosts);
@@ -151,11 +151,8 @@ fn check_expectation(expectation: &Expectation, scenario: &Scenario) -> Result<(
     {
         return Err(format!("there is no host `{node}`"));
     }
-    if needs.is_some() {
-        return Ok(());
-    }
-    if matches!(of, Subject::SendQueue | Subject::EgressStack | Subject::Qdisc | Subject::Verdict) {
-        return Err("nodes do not measure this yet: say what it needs".into());
+    if (*of == Subject::Verdict) == causes.is_empty() {
+        return Err("`causes` says what is to be blamed: with `verdict`, and with nothing else".into());
     }
     let about_liars = matches!(of, Subject::LieNamed | Subject::WronglyNamed);
     if !about_liars && !expectation.liars.is_empty()
@@ -227,7 +224,9 @@ mod tests {
             ("[[expect]]\nname = 'n'\nof = 'corrected_percent'\nat_least = 1", "which `correction`"),
             ("[[expect]]\nname = 'n'\nof = 'step_seen'\nat_most = '1s'", "no node's clock is stepped"),
             ("[[expect]]\nname = 'n'\nof = 'network'", "nothing is expected"),
-            ("[[expect]]\nname = 'n'\nof = 'qdisc'\nat_most = '1ms'", "say what it needs"),
+            ("[[expect]]\nname = 'n'\nof = 'verdict'\nat_least = 50", "what is to be blamed"),
+            ("[[expect]]\nname = 'n'\nof = 'qdisc'\ncauses = ['network']\nat_most = '1ms'", "with nothing else"),
+            ("[[expect]]\nname = 'n'\nof = 'verdict'\ncauses = ['gremlins']\nat_least = 50", "unknown variant"),
             ("[[expect]]\nname = 'n'\nof = 'network'\nnear = 'truth'", "both or none"),
             ("[[expect]]\nname = 'n'\nof = 'network'\npath = 'a-b'\nat_most = 1", "no path"),
             ("[[expect]]\nname = 'n'\nof = 'network'\nat_most = '1 minute'", "1 minute"),

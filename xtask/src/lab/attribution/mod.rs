@@ -9,7 +9,6 @@ pub mod case;
 pub mod hands;
 pub mod run;
 pub mod score;
-pub mod statements;
 pub mod trouble;
 
 use std::fs;
@@ -79,7 +78,7 @@ pub fn again(options: &Options) -> Result<()> {
             if !record.exists() {
                 break;
             }
-            statements.extend(statements::of(&record, host, true)?);
+            statements.extend(super::statements::of(&record, host, true)?);
         }
         sum.add(score::score(options.seed, &cases, &statements));
     }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use super::case::{Case, Kind};
 use super::hands::Hands;
 use super::score::Done;
-use super::statements::{self, Statement};
+use crate::lab::statements::{self, Statement};
 use super::trouble::Trouble;
 use crate::lab::bed::Bed;
 use crate::lab::load::Writer;

@@ -8,7 +8,7 @@ use probe_user::analysis::verdict::{Cause, Confidence};
 use serde::{Deserialize, Serialize};
 
 use super::case::{Case, Grade, Kind};
-use super::statements::Statement;
+use crate::lab::statements::Statement;
 
 /// From when on a verdict counts, after the trouble's start: it rests on the journeys of some seconds.
 pub const SETTLED_NS: i64 = 9_000_000_000;
