@@ -26,8 +26,8 @@ pub enum Way {
 pub(super) struct Context {
     /// The clocks, and the two hosts: `sender` the peer's, `receiver` this one's, as for the incoming path.
     pub(super) circumstances: Circumstances,
-    /// On the way from the peer to here since the last evaluation.
-    pub(super) loss: Loss,
+    /// On the way from the peer to here, and on the way to it by its word, since the last evaluation.
+    pub(super) losses: [Loss; 2],
 }
 
 #[derive(Debug)]
@@ -143,10 +143,11 @@ impl Judges {
             let circumstances = Circumstances { opposite, ..circumstances };
             let name = self.name(peer, way);
             let Some(judged) = self.paths.get_mut(&(peer.clone(), way)) else { continue };
-            if way == Way::Incoming && context.loss != Loss::default() {
-                judged.judge.observe_loss(now, &context.loss);
+            let loss = &context.losses[usize::from(way == Way::Outgoing)];
+            if *loss != Loss::default() {
+                judged.judge.observe_loss(now, loss);
                 if let Some(lines) = &mut self.lines {
-                    lines.push(ReplayLine::Loss { path: name.clone(), at: now, loss: context.loss.clone() });
+                    lines.push(ReplayLine::Loss { path: name.clone(), at: now, loss: loss.clone() });
                 }
             }
             let verdict = judged.judge.evaluate(now, &circumstances);

@@ -13,6 +13,7 @@ mod arrivals;
 mod counters;
 mod drops;
 mod judges;
+mod loss;
 mod path;
 mod sent;
 mod tally;
@@ -166,6 +167,12 @@ impl Journeys {
                 self.counters.reports_sent += 1;
             }
         }
+        if let Some(loss) = path.told.waiting().filter(|_| self.judges.is_neighbour(to.as_str()))
+            && tail.push(&Report::Loss(*loss))
+        {
+            path.told.told();
+            self.counters.reports_sent += 1;
+        }
     }
 
     /// A packet with these reports came and was applied at `applied` (T7).
@@ -201,6 +208,7 @@ impl Journeys {
                 Report::Sending(report) => path.arrivals.complete(report).map(|journey| {
                     over.push((packet.from.clone(), Way::Incoming, journey));
                 }),
+                Report::Loss(report) => path.told.heard(report),
                 Report::Host(evidence) => {
                     path.host = Some((*evidence, applied));
                     Ok(())
@@ -270,7 +278,8 @@ impl Journeys {
         let lies = self.honesty.verdict().clone();
         let neighbours: Vec<NodeId> = self.judges.neighbours().cloned().collect();
         for peer in neighbours {
-            let Some(path) = self.paths.peek(peer.as_str()) else { continue };
+            let Some(path) = self.paths.find(peer.as_str()) else { continue };
+            let lost_out = path.told.take();
             let drift = path.latest_delta(clock, now).and_then(|delta| delta.drift);
             let aged = |of: Option<(HostEvidence, MonoNs)>| {
                 of.map(|(evidence, at)| HostEvidence { age: evidence.age + (now - at), ..evidence })
@@ -284,8 +293,8 @@ impl Journeys {
                 opposite: None,
                 last_step: path.stepped,
             };
-            let loss = losses.remove(&peer).unwrap_or_default();
-            self.judges.evaluate(&peer, &Context { circumstances, loss }, now);
+            let losses = [losses.remove(&peer).unwrap_or_default(), lost_out];
+            self.judges.evaluate(&peer, &Context { circumstances, losses }, now);
         }
     }
 
@@ -302,6 +311,7 @@ impl Journeys {
             self.lost.add(loss);
             if let Some(path) = self.paths.find(peer.as_str()) {
                 path.lost.add(loss);
+                path.told.settled(loss, now);
             }
         }
         losses

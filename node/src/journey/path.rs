@@ -12,6 +12,7 @@ use probe_user::clock::fusion::Fused;
 use probe_user::clock::peer::{PeerDelta, PeerEstimate, Sample};
 
 use super::arrivals::{Arrivals, PATIENCE};
+use super::loss::Told;
 use super::sent::{Sent, SentPacket};
 use super::tally::Tally;
 use super::{Counters, ReportRefused, SLACK};
@@ -47,6 +48,8 @@ pub(super) struct Path {
     pub(super) tally: Tally,
     /// What was lost on the way from it since the start.
     pub(super) lost: Loss,
+    /// What the two tell each other of that.
+    pub(super) told: Told,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +71,7 @@ enum Pending {
 impl Path {
     pub(super) fn sent(&mut self, counter: u32, at: MonoNs, queued: Span, clock: &ClockView) {
         self.sent.push(counter, at, queued, clock.mapping.epoch);
+        self.told.sent();
     }
 
     /// A packet came from the peer: counts it for its clock, and remembers to report it. `applied` is T7. Journeys that

@@ -4,9 +4,11 @@ use std::collections::VecDeque;
 
 use probe_ebpf::time::{MonoNs, Span};
 
-/// Packets remembered per peer. Answers come within a round trip; a report that rides on a later round may take
-/// seconds, and with it a few dozen packets.
-const KEPT: usize = 64;
+/// For so long packets are remembered: one that takes seconds on the way must not be unknown when it is reported, or
+/// only the quick ones would make journeys.
+const REMEMBERED: Span = Span::from_secs(10);
+/// Packets remembered per peer, at most; at a hundred a second to one peer those of ten seconds.
+const KEPT: usize = 1024;
 
 /// One packet that was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +33,7 @@ pub(super) struct Sent(VecDeque<SentPacket>);
 
 impl Sent {
     pub(super) fn push(&mut self, counter: u32, sent: MonoNs, queued: Span, epoch: u32) {
-        if self.0.len() == KEPT {
+        while self.0.front().is_some_and(|oldest| self.0.len() >= KEPT || sent - oldest.sent > REMEMBERED) {
             self.0.pop_front();
         }
         self.0.push_back(SentPacket { counter, sent, queued, left: None, epoch, reported: false });
@@ -39,8 +41,9 @@ impl Sent {
 
     /// The packet with this counter; `None` when it was never sent, or too long ago.
     pub(super) fn find(&mut self, counter: u32) -> Option<&mut SentPacket> {
-        // The newest are asked for as a rule. (Counters start anew after four thousand million: then it is not found.)
-        self.0.iter_mut().rev().find(|packet| packet.counter == counter)
+        // (Counters start anew after four thousand million: then some are not found for a while.)
+        let place = self.0.binary_search_by_key(&counter, |packet| packet.counter).ok()?;
+        self.0.get_mut(place)
     }
 }
 
@@ -51,11 +54,14 @@ mod tests {
     #[test]
     fn the_last_packets_are_found_and_no_others() {
         let mut sent = Sent::default();
-        for counter in 1..=100 {
-            sent.push(counter, MonoNs::from_nanos(counter.into()), Span::ZERO, 0);
+        let at = |ms: u32| MonoNs::from_nanos(i64::from(ms) * 1_000_000);
+        for counter in 1..=3000 {
+            sent.push(counter, at(counter), Span::ZERO, 0);
         }
-        assert_eq!(sent.find(100).unwrap().sent, MonoNs::from_nanos(100));
-        assert_eq!(sent.find(37).unwrap().counter, 37);
-        assert!(sent.find(36).is_none() && sent.find(101).is_none());
+        assert_eq!(sent.find(3000).unwrap().sent, at(3000));
+        assert_eq!(sent.find(1977).unwrap().counter, 1977);
+        assert!(sent.find(1976).is_none() && sent.find(3001).is_none());
+        sent.push(3001, at(12_900), Span::ZERO, 0);
+        assert!(sent.find(2900).is_some() && sent.find(2899).is_none(), "older than ten seconds");
     }
 }

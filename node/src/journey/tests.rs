@@ -9,7 +9,7 @@ use probe_user::analysis::verdict::Cause;
 use probe_user::clock::{ClockOffset, ClockSource, ClockState, ClockView, Mapping};
 
 use super::{Journeys, Way};
-use crate::proto::{NodeId, PacketArrival, SourcePorts};
+use crate::proto::{NodeId, PacketArrival, Sequence, SourcePorts};
 use crate::wire::v1::{self, Kind, Report};
 
 const MS: fn(i64) -> Span = Span::from_millis;
@@ -74,7 +74,7 @@ impl Side {
             stage: TxStage::AppTx,
         };
         let arrives = at + way.egress + way.qdisc + way.network;
-        Flying { from: self.id.clone(), id, answers, sent, reports: tail.reports(), arrives }
+        Flying { from: self.id.clone(), id, answers, sent, reports: tail.reports(), arrives, lost_before: 0 }
     }
 
     /// T5 comes 3 us after T4, T6 20 us after that, T7 again 5 us later, which is returned.
@@ -96,7 +96,7 @@ impl Side {
             send_queue: US(2),
             answers: packet.answers.map(|id| id.counter),
             one_way: Some(one_way),
-            sequence: None,
+            sequence: Some(Sequence { lost_before: packet.lost_before, ..Sequence::default() }),
             ports: SourcePorts::new(),
         };
         self.journeys.received(&arrival, &packet.reports, &receipt, applied, &self.clock);
@@ -117,6 +117,8 @@ struct Flying {
     sent: SentStamp,
     reports: Vec<Report>,
     arrives: MonoNs,
+    /// Packets that were sent before it and do not come.
+    lost_before: u32,
 }
 
 /// `a` asks and `b` answers, ten times a second; returns when it ended.
@@ -353,4 +355,42 @@ fn a_neighbour_has_its_verdict_however_many_others_were_there_before() {
         causes = b.journeys.judges().verdicts().map(|(_, way, verdict)| (way, verdict.cause)).collect();
     }
     assert_eq!(causes, [(Way::Incoming, Cause::Ok), (Way::Outgoing, Cause::Ok)]);
+}
+
+#[test]
+fn a_loss_that_only_the_receiver_sees_is_the_senders_verdict_too() {
+    let (mut a, mut b) = pair(MS(0), US(100), ClockState::Synchronised);
+    let (a_id, b_id) = (a.id.clone(), b.id.clone());
+    let start = MonoNs::from_nanos(0) + MS(1000);
+    let causes = |side: &Side| {
+        side.journeys.judges().verdicts().map(|(_, way, verdict)| (way, verdict.cause)).collect::<Vec<_>>()
+    };
+    for second in 0..40 {
+        let now = start + MS(1000 * second);
+        a.journeys.evaluate([&b_id].into_iter(), &a.clock, now);
+        b.journeys.evaluate([&a_id].into_iter(), &b.clock, now);
+        for n in 0..8 {
+            let at = now + MS(10 + 100 * n);
+            // From 20 s on the first of eight is lost.
+            let lost = second >= 20 && n == 0;
+            if lost {
+                a.send(&b, None, at - MS(5), WAY);
+            }
+            let request = Flying { lost_before: lost.into(), ..a.send(&b, None, at, WAY) };
+            let at = b.receive(&request);
+            let answer = b.send(&a, Some(request.id), at, WAY);
+            a.receive(&answer);
+        }
+        if second == 19 {
+            assert!(causes(&a).iter().chain(&causes(&b)).all(|(_, cause)| *cause == Cause::Ok));
+        }
+    }
+    assert_eq!(causes(&b), [(Way::Incoming, Cause::LossNetwork), (Way::Outgoing, Cause::Ok)]);
+    assert_eq!(causes(&a), [(Way::Incoming, Cause::Ok), (Way::Outgoing, Cause::LossNetwork)]);
+    // What cannot be is refused.
+    let wild = Report::Loss(v1::LossReport { here: 0, outside: 1_000_000, received: 0 });
+    let before = a.count("report_implausible");
+    let packet = Flying { reports: vec![wild], ..b.send(&a, None, start + MS(41_000), WAY) };
+    a.receive(&packet);
+    assert_eq!(a.count("report_implausible"), before + 1);
 }

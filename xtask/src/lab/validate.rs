@@ -225,8 +225,14 @@ mod tests {
             ("[[expect]]\nname = 'n'\nof = 'step_seen'\nat_most = '1s'", "no node's clock is stepped"),
             ("[[expect]]\nname = 'n'\nof = 'network'", "nothing is expected"),
             ("[[expect]]\nname = 'n'\nof = 'verdict'\nat_least = 50", "what is to be blamed"),
-            ("[[expect]]\nname = 'n'\nof = 'qdisc'\ncauses = ['network']\nat_most = '1ms'", "with nothing else"),
-            ("[[expect]]\nname = 'n'\nof = 'verdict'\ncauses = ['gremlins']\nat_least = 50", "unknown variant"),
+            (
+                "[[expect]]\nname = 'n'\nof = 'qdisc'\ncauses = ['network']\nat_most = '1ms'",
+                "with nothing else",
+            ),
+            (
+                "[[expect]]\nname = 'n'\nof = 'verdict'\ncauses = ['gremlins']\nat_least = 50",
+                "unknown variant",
+            ),
             ("[[expect]]\nname = 'n'\nof = 'network'\nnear = 'truth'", "both or none"),
             ("[[expect]]\nname = 'n'\nof = 'network'\npath = 'a-b'\nat_most = 1", "no path"),
             ("[[expect]]\nname = 'n'\nof = 'network'\nat_most = '1 minute'", "1 minute"),

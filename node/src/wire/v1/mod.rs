@@ -34,7 +34,7 @@ pub use digest::{Digest, Listed, Step, Suspect};
 pub use entry::{Egress, Entry, EntryStamp};
 pub use header::{Header, Sender, stamp};
 pub use node_ref::{NodeRef, StateSum};
-pub use reports::{REPORTS_MAX, Receipt, Report, Reports, Sending, Tail};
+pub use reports::{LossReport, REPORTS_MAX, Receipt, Report, Reports, Sending, Tail};
 pub use writer::{NodeWritten, PacketWriter, SUMMARY_MAX};
 
 use probe_ebpf::parse::{PRELUDE_LEN, PacketId, Prelude};

@@ -10,17 +10,20 @@
 //!            0 receipt:  T1' - T4, [T5 - T4], T6 - (T5 or T4), T7 - T6      of a packet that the sender received
 //!            1 sending:  [T2 - T1], [T3 - (T2 or T1)]                       of a packet that the sender sent
 //!            2 host:     age in ms, a byte that says which there are, and these of the sender's host's loads
+//!            3 loss:     of the packets that were to come from the reader, since the last such report: dropped by
+//!                        the sender's kernel, lost before it, received
 //!          bit 2: with a counter; without one it is of the packet that this one answers
 //!          bits 3, 4: the first, the second time in brackets is there
 //!          bit 5: the sender's hooks took the times of its sending, not SO_TIMESTAMPING (tier 2)
+//!          bits 6, 7: 0
 //! T1'      when the packet was sent that carries the report
 //! ```
 //!
-//! A reader stops at kind 3, which nobody knows yet: what follows is a later version's.
+//! A reader stops where bit 6 or 7 is set, which nobody knows yet: what follows is a later version's.
 
 use probe_ebpf::parse::PRELUDE_LEN;
 use probe_ebpf::time::Span;
-use probe_user::analysis::verdict::HostEvidence;
+use probe_user::analysis::verdict::{HostEvidence, Loss};
 
 use crate::wire::{WireError, leb128};
 
@@ -38,6 +41,29 @@ pub enum Report {
     Sending(Sending),
     /// Of the host that it runs on.
     Host(HostEvidence),
+    /// Of the packets that it missed.
+    Loss(LossReport),
+}
+
+/// What became of the reader's packets to the reporter, since the last such report.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LossReport {
+    /// Dropped by the reporting host's kernel.
+    pub here: u64,
+    /// Missing, and not dropped by that.
+    pub outside: u64,
+    /// Received.
+    pub received: u64,
+}
+
+impl LossReport {
+    /// Adds what was counted in another time.
+    pub fn add(&mut self, loss: &Loss) {
+        let more = [(&mut self.here, loss.here()), (&mut self.outside, loss.lost_outside)];
+        for (mine, more) in more.into_iter().chain([(&mut self.received, loss.received)]) {
+            *mine = mine.saturating_add(more);
+        }
+    }
 }
 
 /// T4 to T7 of a packet that the reporter received.
@@ -72,10 +98,12 @@ const KIND: u8 = 0b11;
 const RECEIPT: u8 = 0;
 const SENDING: u8 = 1;
 const HOST: u8 = 2;
+const LOSS: u8 = 3;
 const COUNTED: u8 = 1 << 2;
 const FIRST: u8 = 1 << 3;
 const SECOND: u8 = 1 << 4;
 const HOOKED: u8 = 1 << 5;
+const LATER: u8 = 0b11 << 6;
 
 impl Report {
     /// Appends it.
@@ -110,13 +138,19 @@ impl Report {
                 out.push(there.map(|(place, _)| 1 << place).sum());
                 loads.into_iter().flatten().for_each(|load| leb128::put(out, load.into()));
             }
+            Self::Loss(LossReport { here, outside, received }) => {
+                out.push(LOSS);
+                [here, outside, received].into_iter().for_each(|count| leb128::put(out, count));
+            }
         }
     }
 
     /// Takes one off the front; `None` at the end, or at a kind of a later version.
     fn take(bytes: &mut &[u8]) -> Result<Option<Self>, WireError> {
-        let Some((&flags, rest)) = bytes.split_first() else { return Ok(None) };
-        let mut rest = rest;
+        let Some((&flags, mut rest)) = bytes.split_first() else { return Ok(None) };
+        if flags & LATER != 0 {
+            return Ok(None);
+        }
         let counter = match flags & COUNTED {
             0 => None,
             _ => Some(
@@ -170,7 +204,10 @@ impl Report {
                     late,
                 })
             }
-            _ => return Ok(None),
+            _ => {
+                let mut count = || leb128::take(&mut rest);
+                Self::Loss(LossReport { here: count()?, outside: count()?, received: count()? })
+            }
         };
         *bytes = rest;
         Ok(Some(report))
@@ -318,7 +355,9 @@ mod tests {
                 })
             },
         );
-        prop_oneof![receipt, sending, host]
+        let loss = any::<[u64; 3]>()
+            .prop_map(|[here, outside, received]| Report::Loss(LossReport { here, outside, received }));
+        prop_oneof![receipt, sending, host, loss]
     }
 
     proptest! {
@@ -355,7 +394,7 @@ mod tests {
         let sending = Report::Sending(Sending { counter: 9, egress: None, qdisc, hooked: true });
         assert!(tail.push(&sending));
         let mut bytes = tail.split(&[0xc4, 0])[1][EMPTY..].to_vec();
-        bytes.extend_from_slice(&[3, 1, 2, 3]);
+        bytes.extend_from_slice(&[1 << 6, 1, 2, 3]);
         assert_eq!(Reports::read(&bytes).unwrap().collect::<Vec<_>>(), [sending]);
         assert!(Reports::read(&bytes[..2]).is_err(), "cut short");
     }

@@ -51,7 +51,11 @@ impl Names {
         reasons.sort_by_key(|(reason, count)| (std::cmp::Reverse(**count), (*reason).clone()));
         let reasons: Vec<String> =
             reasons.iter().take(3).map(|(reason, count)| format!("{reason} {count}")).collect();
-        format!("{lost} of {packets} packets of 30 s dropped here ({})", reasons.join(", "))
+        format!(
+            "{lost} of {packets} packets of 30 s dropped by {}'s kernel ({})",
+            self.to,
+            reasons.join(", ")
+        )
     }
 
     /// Puts the parts together.

@@ -336,5 +336,5 @@ fn the_sentence_says_where_the_time_is() {
     );
     let case = Case::new(3, &[Trouble::Dropped(0.2)]);
     let verdict = mostly(&run(&case).there, case.lasts);
-    assert!(verdict.evidence.contains("dropped here (SOCKET_RCVBUFF "), "{}", verdict.evidence);
+    assert!(verdict.evidence.contains("'s kernel (SOCKET_RCVBUFF "), "{}", verdict.evidence);
 }
