@@ -266,6 +266,7 @@ impl Bed {
         for (flag, value) in flags {
             spec.extra.extend(value.into_iter().flat_map(|value| [flag.into(), value.to_string().into()]));
         }
+        spec.extra.extend(seat.order.source_ports.iter().map(|port| format!("--source-port={port}").into()));
         let node = Node::start(&spec, Some(self.hosts[host].namespace()), self.dir.path())?;
         let seat = &mut self.seats[host];
         *seat.place.write().unwrap_or_else(PoisonError::into_inner) = Some(node.control().clone());

@@ -218,12 +218,16 @@ fn verdicts(expectation: &Expectation, measured: &Measured) -> Vec<Case> {
     // Of each path how many were hits, of how many; and the last that was none.
     let mut paths: std::collections::BTreeMap<(usize, usize), (u32, u32, Option<&Statement>)> =
         Default::default();
-    for said in measured.statements.iter().filter(|said| is_meant(expectation, said.from, said.to)) {
+    let by = expectation.node.as_deref().and_then(host_index);
+    let meant =
+        |said: &&Statement| is_meant(expectation, said.from, said.to) && by.is_none_or(|by| by == said.by);
+    for said in measured.statements.iter().filter(meant) {
         if (from..until).contains(&((said.at - measured.start) as f64 / 1e9)) {
             let blamed = |cause| expectation.causes.contains(&cause);
             let (hits, all, other) = paths.entry((said.from, said.to)).or_default();
             *all += 1;
-            if blamed(said.cause) || said.also.is_some_and(blamed) {
+            let told = expectation.says.as_ref().is_none_or(|says| said.evidence.contains(says));
+            if told && (blamed(said.cause) || said.also.is_some_and(blamed)) {
                 *hits += 1;
             } else if other.is_none_or(|other| other.at < said.at) {
                 *other = Some(said);

@@ -142,6 +142,8 @@ pub struct Expectation {
     /// What is to be blamed.
     #[serde(default)]
     pub causes: Vec<Cause>,
+    /// What the evidence is to say, too.
+    pub says: Option<String>,
 }
 
 /// What a network time's correction rests on, by the receiving node's word.

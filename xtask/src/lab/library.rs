@@ -19,6 +19,8 @@ const FILES: &[(&str, &str)] = files![
     "one-way-5ms-no-ntp",
     "jitter",
     "loss-5",
+    "one-path-lossy",
+    "one-path-slow",
     "loss-bursty",
     "reorder-duplicate",
     "partition-heal",

@@ -71,6 +71,9 @@ pub struct LinkOrder {
 pub struct NodeOrder {
     /// Time lost on every datagram.
     pub slow_handler_us: Option<u64>,
+    /// Ports that its node sends from besides the gossip port.
+    #[serde(default)]
+    pub source_ports: Vec<u16>,
     /// Receive buffer asked for.
     pub rcvbuf_bytes: Option<u64>,
     /// Error of its wall clock; positive is fast.

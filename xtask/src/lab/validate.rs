@@ -128,7 +128,7 @@ fn check_times(name: &str, node: &NodeOrder, seconds: f64) -> Result<(), String>
 }
 
 fn check_expectation(expectation: &Expectation, scenario: &Scenario) -> Result<(), String> {
-    let Expectation { of, path, node, during, near, quiet, within, at_least, at_most, causes, .. } =
+    let Expectation { of, path, node, during, near, quiet, within, at_least, at_most, causes, says, .. } =
         expectation;
     let Scenario { seconds, hosts, nodes, events, .. } = scenario;
     let (seconds, hosts) = (*seconds, *hosts);
@@ -151,8 +151,8 @@ fn check_expectation(expectation: &Expectation, scenario: &Scenario) -> Result<(
     {
         return Err(format!("there is no host `{node}`"));
     }
-    if (*of == Subject::Verdict) == causes.is_empty() {
-        return Err("`causes` says what is to be blamed: with `verdict`, and with nothing else".into());
+    if (*of == Subject::Verdict) == causes.is_empty() || *of != Subject::Verdict && says.is_some() {
+        return Err("`causes` says what is to be blamed, `says` what the evidence is: with `verdict`, and with nothing else".into());
     }
     let about_liars = matches!(of, Subject::LieNamed | Subject::WronglyNamed);
     if !about_liars && !expectation.liars.is_empty()

@@ -272,7 +272,7 @@ fn drain(
 fn datagram(frame: &[u8]) -> Option<(Port, Port, Key)> {
     let summary = Summary::read(frame)?;
     match summary {
-        Summary { destination: Destination::One(to), source: Some(from), class: Class::Udp, key } => {
+        Summary { destination: Destination::One(to), source: Some(from), class: Class::Udp, key, .. } => {
             Some((from, to, key))
         }
         _ => None,

@@ -182,7 +182,13 @@ impl Fabric {
             departure: now,
             outcome: Outcome::Queued,
         };
-        match cell.link.offer(now, frame.len()) {
+        let elsewhere = cell.link.spec().source_port.is_some_and(|port| summary.source_port != Some(port));
+        let fate = if elsewhere {
+            Fate::Deliver { at: now, doubled: false }
+        } else {
+            cell.link.offer(now, frame.len())
+        };
+        match fate {
             Fate::Drop(cause) => {
                 cell.counts.dropped[cause.index()] += 1;
                 self.log.push(Record { outcome: Outcome::Dropped(cause), ..record });

@@ -136,6 +136,8 @@ pub struct Summary {
     pub source: Option<Port>,
     /// What it carries.
     pub class: Class,
+    /// The port that a UDP datagram is from.
+    pub source_port: Option<u16>,
     /// How to recognise it.
     pub key: Key,
 }
@@ -161,6 +163,7 @@ impl Summary {
                 None if is_icmp(u16::from_be_bytes([t0, t1]), body) => Class::Icmp,
                 None => Class::Other,
             },
+            source_port: datagram.and_then(|d| d.first_chunk()).map(|port| u16::from_be_bytes(*port)),
             key: id.map_or_else(|| Key::Hash(hash(&frame[12..])), |id| Key::Id(id.to_u64())),
         })
     }
@@ -231,7 +234,7 @@ pub(super) mod tests {
         let read = |payload: &[u8]| Summary::read(&udp_frame(a, b, payload)).unwrap();
         let v1 = read(&V1);
         assert_eq!(v1.destination, Destination::One(b));
-        assert_eq!((v1.source, v1.class), (Some(a), Class::Udp));
+        assert_eq!((v1.source, v1.class, v1.source_port), (Some(a), Class::Udp, Some(0)));
         assert_eq!(v1.key.packet_id(), Some(PacketId { incarnation: 0xdead_beef, counter: 7 }));
         let mut v0 = V1;
         v0[1] = 0;
@@ -250,8 +253,11 @@ pub(super) mod tests {
         let summary = Summary::read(&v6).unwrap();
         assert_eq!((summary.destination, summary.class), (Destination::One(Port::HUB), Class::Udp));
         assert!(matches!(summary.key, Key::Id(_)));
+        v6[54..56].copy_from_slice(&7176_u16.to_be_bytes());
+        assert_eq!(Summary::read(&v6).unwrap().source_port, Some(7176));
         v6[20] = 58; // ICMPv6
-        assert_eq!(Summary::read(&v6).unwrap().class, Class::Other);
+        let summary = Summary::read(&v6).unwrap();
+        assert_eq!((summary.class, summary.source_port), (Class::Other, None));
         let mut fragment = udp_frame(Port::host(0), Port::host(1), &V1);
         fragment[20] = 0x20; // more fragments
         assert_eq!(Summary::read(&fragment).unwrap().class, Class::Other);

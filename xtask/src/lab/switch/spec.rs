@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 /// duplicate = 0.01
 /// rate = { bits_per_second = 1_000_000, queue_bytes = 30_000 }
 /// partition = false
+/// source_port = 40_002
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -39,6 +40,10 @@ pub struct LinkSpec {
     pub rate: Option<Rate>,
     /// The wire is cut: nothing gets in, and what is under way is lost.
     pub partition: bool,
+    /// This is one of several parallel wires, the one that UDP packets from this port take. All others take a perfect
+    /// one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_port: Option<u16>,
 }
 
 /// How the time beyond the delay is distributed. It never makes packets overtake each other: one that draws a
@@ -239,6 +244,7 @@ mod tests {
             duplicate = 0.01
             rate = { bits_per_second = 1_000_000, queue_bytes = 30_000 }
             partition = false
+            source_port = 40_002
         "#;
         let spec: LinkSpec = toml::from_str(text).unwrap();
         let scale = Span::from_micros(500);
@@ -250,6 +256,7 @@ mod tests {
             duplicate: 0.01,
             rate: Some(Rate { bits_per_second: 1_000_000, queue_bytes: 30_000 }),
             partition: false,
+            source_port: Some(40_002),
         };
         assert_eq!(spec.checked(), Ok(expected));
         assert_eq!(toml::from_str::<LinkSpec>(&toml::to_string(&spec).unwrap()).unwrap(), spec);

@@ -76,6 +76,25 @@ fn a_cut_link_drops_what_is_under_way_and_leaves_the_other_direction_alone() {
 }
 
 #[test]
+fn one_of_several_parallel_wires_takes_the_packets_of_its_source_port() {
+    let spec = LinkSpec { source_port: Some(7), ..LinkSpec::delay(Span::from_millis(1)) };
+    let mut fabric = fabric(2, spec);
+    let frame = |source: u16| {
+        let mut frame = udp_frame(port(A), port(1), b"x");
+        frame[34..36].copy_from_slice(&source.to_be_bytes());
+        frame
+    };
+    for source in [7, 8] {
+        fabric.arrive(at(0), port(A), &frame(source));
+    }
+    let mut other = frame(7);
+    other[23] = 6; // TCP
+    fabric.arrive(at(0), port(A), &other);
+    assert_eq!(deliver(&mut fabric, at(0)).len(), 2);
+    assert_eq!(deliver(&mut fabric, at(2_000)).len(), 1);
+}
+
+#[test]
 fn links_have_random_numbers_of_their_own() {
     let spec = LinkSpec { loss: Some(Loss::Random { share: 0.5 }), ..LinkSpec::default() };
     let lost = |from: u8, to: u8| -> Vec<bool> {
