@@ -28,6 +28,7 @@ use crate::wire::v1;
 use super::NetError;
 use super::clock::ClockThread;
 use super::departing::Departing;
+use super::hardware::Hardware;
 use super::loads::Loads;
 use super::observe::Observer;
 use super::record::{Record, Recorder};
@@ -107,9 +108,12 @@ impl Driver {
             config.dscp,
             config.probe,
             config.tx_stamps,
+            config.hardware_stamps.as_deref(),
             &options,
         )?;
-        if let Some(reason) = stamping.reason() {
+        for reason in
+            stamping.reason().into_iter().chain(stamping.hardware.as_ref().and_then(Hardware::reason))
+        {
             tracing::warn!("{reason}");
         }
         if let Some(note) = stamping.drops_note() {

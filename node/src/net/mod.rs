@@ -21,6 +21,7 @@ use crate::proto;
 mod clock;
 mod departing;
 mod driver;
+mod hardware;
 mod loads;
 mod observe;
 mod record;

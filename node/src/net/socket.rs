@@ -35,6 +35,7 @@ impl GossipSocket {
         dscp: Option<u8>,
         mode: ProbeMode,
         tx_stamps: bool,
+        hardware_stamps: Option<&str>,
         options: &Options,
     ) -> Result<(Self, Stamping, TcpListener), NetError> {
         let bind = |source| NetError::Bind { address, source };
@@ -48,7 +49,7 @@ impl GossipSocket {
             mark(&socket, address, dscp)
                 .map_err(|source| NetError::Os { what: "marking packets", source })?;
         }
-        let stamping = Stamping::prepare(&socket, mode, tx_stamps, options)?;
+        let stamping = Stamping::prepare(&socket, mode, tx_stamps, hardware_stamps, options)?;
         let listener = bind_both(&socket, address)?;
         let socket = UdpSocket::from(socket);
         let bound = socket.local_addr().map_err(bind)?;

@@ -6,6 +6,7 @@ use super::Driver;
 use crate::journey::Journeys;
 use crate::metrics::Published;
 use crate::net::departing::Departing;
+use crate::net::hardware::Hardware;
 use crate::proto::Core;
 use crate::stats::EntryKind;
 
@@ -41,6 +42,7 @@ impl Driver {
             losses: self.journeys.lost(),
             probe_cost: if stats { self.stamping.cost() } else { Default::default() },
             hook_costs: &hook_costs,
+            hardware: self.stamping.hardware.as_ref().map(Hardware::outcomes),
             medians,
             lost: self.observer.lost(),
             left_out: self.observer.stats.left_out(),
