@@ -326,7 +326,7 @@ impl Driver {
             from,
             bytes: datagram.payload,
             now: mono_now(),
-            received: receipt.received.map(|stamp| stamp.at),
+            received: receipt.received,
             kernel: receipt.kernel(),
             clock: &self.clock,
             align: &self.journeys,

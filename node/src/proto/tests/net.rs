@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use probe_ebpf::parse::PacketId;
 use probe_ebpf::time::{Bounded, MonoNs, Span};
 use probe_user::analysis::align::{ByReadings, PeerClock};
+use probe_user::analysis::breakdown::Stamp;
 use probe_user::clock::{ClockOffset, ClockSource, ClockState, ClockView, Mapping};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
@@ -283,7 +284,7 @@ impl Net {
             from: flying.from,
             bytes: &flying.bytes,
             now: at + KERNEL,
-            received: target.stamps.then_some(at),
+            received: target.stamps.then_some(Stamp::exact(at)),
             kernel: target.stamps.then_some(Bounded::exact(KERNEL)),
             clock: &target.clock,
             align: &ByReadings,
