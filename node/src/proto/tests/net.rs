@@ -37,6 +37,8 @@ pub(super) struct Host {
     pub(super) up: bool,
     /// Has its kernel stamps (T4, T5)?
     pub(super) stamps: bool,
+    /// How far off T4 can be.
+    pub(super) t4_error: Span,
     pub(super) entries: Vec<EntryArrival>,
     pub(super) packets: Vec<PacketArrival>,
     pub(super) rejected: Vec<Rejected>,
@@ -165,6 +167,7 @@ impl Net {
             clock,
             up: true,
             stamps: true,
+            t4_error: Span::ZERO,
             entries: Vec::new(),
             packets: Vec::new(),
             rejected: Vec::new(),
@@ -284,7 +287,7 @@ impl Net {
             from: flying.from,
             bytes: &flying.bytes,
             now: at + KERNEL,
-            received: target.stamps.then_some(Stamp::exact(at)),
+            received: target.stamps.then_some(Stamp { at, error: target.t4_error }),
             kernel: target.stamps.then_some(Bounded::exact(KERNEL)),
             clock: &target.clock,
             align: &ByReadings,
