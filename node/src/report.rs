@@ -250,7 +250,7 @@ pub struct HardwareReport {
     pub interface: String,
     /// The number of its clock (`/dev/ptpN`); absent when its stamps are never used.
     pub phc: Option<u32>,
-    /// Why its stamps are not used, or its clock cannot be read at present, in one sentence.
+    /// Why its stamps are never used, or its clock cannot be relied on at present, in one sentence.
     pub reason: Option<String>,
     /// Datagrams by what became of the NIC's stamp; only that of those `used` is T4.
     pub outcomes: BTreeMap<String, u64>,

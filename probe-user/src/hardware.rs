@@ -61,7 +61,7 @@ pub enum Outcome {
     Used,
     /// The datagram has none.
     Missing,
-    /// It is another NIC's, or the kernel does not know whose: by another clock.
+    /// It is another NIC's, by another clock, or the kernel does not know whose (it needs CONFIG_NET_RX_BUSY_POLL to).
     OtherNic,
     /// It is not known well enough what the NIC's clock means.
     NoMapping,

@@ -18,8 +18,8 @@ pub(super) struct Hardware {
     stamps: Result<HardwareStamps, String>,
     /// Datagrams that had to do without, if they never will.
     missing: u64,
-    /// Why the NIC's clock could not be read when it was last tried.
-    unreadable: Option<String>,
+    /// Why the NIC's clock cannot be relied on at present, though it is there.
+    trouble: Option<String>,
 }
 
 impl Hardware {
@@ -45,7 +45,7 @@ impl Hardware {
     }
 
     pub(super) fn of(interface: &str, stamps: Result<HardwareStamps, String>) -> Self {
-        Self { interface: interface.to_owned(), stamps, missing: 0, unreadable: None }
+        Self { interface: interface.to_owned(), stamps, missing: 0, trouble: None }
     }
 
     /// Why there never are any, in one sentence.
@@ -68,26 +68,26 @@ impl Hardware {
         }
     }
 
-    /// Once a second: reads the NIC's clock.
+    /// Once a second: reads the NIC's clock. What is wrong with it is logged when it begins and when it ends.
     pub(super) fn read_clock(&mut self) {
         let Ok(stamps) = &mut self.stamps else { return };
-        let unreadable = match stamps.read_clock() {
+        let trouble = match stamps.read_clock() {
             Ok(Taken::Breaks(why)) => {
-                tracing::warn!(
-                    "the clock of {}: {why}; T4 is the kernel's until it runs evenly",
-                    self.interface
-                );
-                None
+                format!("the clock of {}: {why}; T4 is the kernel's until it runs evenly", self.interface)
             }
-            Ok(_) => None,
-            Err(error) => Some(error.to_string()),
+            Ok(Taken::Agrees) => {
+                if self.trouble.take().is_some() {
+                    tracing::info!("the clock of {} can be relied on again", self.interface);
+                }
+                return;
+            }
+            Ok(Taken::Begins | Taken::TooSoon) => return,
+            Err(error) => error.to_string(),
         };
-        match (&self.unreadable, &unreadable) {
-            (None, Some(error)) => tracing::warn!("{error}"),
-            (Some(_), None) => tracing::info!("the clock of {} can be read again", self.interface),
-            _ => {}
+        if self.trouble.is_none() {
+            tracing::warn!("{trouble}");
         }
-        self.unreadable = unreadable;
+        self.trouble = Some(trouble);
     }
 
     /// REALTIME was stepped.
@@ -111,7 +111,7 @@ impl Hardware {
         HardwareReport {
             interface: self.interface.clone(),
             phc: stamps.map(HardwareStamps::phc),
-            reason: self.reason().or(self.unreadable.as_deref()).map(str::to_owned),
+            reason: self.reason().or(self.trouble.as_deref()).map(str::to_owned),
             outcomes: counted.map(|(outcome, n)| (outcome.name().to_owned(), n)).collect(),
             error_ns: stamps.and_then(HardwareStamps::error).map(Span::as_nanos),
             breaks: stamps.map_or(0, HardwareStamps::breaks),

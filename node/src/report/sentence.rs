@@ -68,10 +68,8 @@ impl HardwareReport {
         let total: u64 = self.outcomes.values().sum();
         let used = self.outcomes.get("used").copied().unwrap_or(0);
         let Some(phc) = self.phc else {
-            return format!(
-                "the kernel's, not the NIC's: {}",
-                self.reason.as_deref().unwrap_or("no reason is known")
-            );
+            // It says itself what holds instead.
+            return self.reason.clone().unwrap_or_else(|| "the kernel's own stamp".into());
         };
         let mut text = format!("the NIC's for {used} of {total} datagrams ({}, ptp{phc})", self.interface);
         if let Some(error) = self.error_ns {

@@ -123,6 +123,40 @@ fn a_step_and_a_clock_that_is_gone_leave_the_kernels() {
     assert_eq!(hardware.report().outcomes, [("no_mapping".to_owned(), 1), ("used".to_owned(), 2)].into());
 }
 
+/// What is wrong is told until it is right again, and not only in the second in which it was noticed.
+#[test]
+fn a_clock_that_was_set_is_told_of_until_it_can_be_relied_on() {
+    let now = real_now();
+    let seconds = |n: i64| now + Span::from_secs(n);
+    // The last are read first. From the fourth on the NIC's clock has lost ten seconds.
+    let readings = vec![seconds(15), seconds(14), seconds(13), seconds(2), seconds(1), now];
+    let clock = Behind(Simulated(readings), 0);
+    let mut hardware = Hardware::of("eth7", Ok(HardwareStamps::with_clock(NIC, 0, Box::new(clock))));
+    let told: Vec<bool> = (0..6)
+        .map(|_| {
+            hardware.read_clock();
+            hardware
+                .report()
+                .reason
+                .is_some_and(|why| why.contains("the clock of eth7") && !why.contains('\n'))
+        })
+        .collect();
+    assert_eq!(told, [false, false, false, true, true, false]);
+    assert_eq!(hardware.report().breaks, 1);
+}
+
+/// Loses ten seconds before its fourth reading.
+#[derive(Debug)]
+struct Behind(Simulated, u32);
+
+impl NicClock for Behind {
+    fn read(&mut self) -> Result<PhcReading, HardwareError> {
+        let lost = Span::from_secs(if self.1 < 3 { 0 } else { 10 });
+        self.1 += 1;
+        self.0.read().map(|reading| PhcReading { phc: reading.phc - lost, ..reading })
+    }
+}
+
 #[test]
 fn a_node_that_cannot_counts_what_it_misses() {
     let mut hardware = Hardware::switched_off("eth0");
