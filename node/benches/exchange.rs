@@ -17,6 +17,7 @@ use clock::clock;
 use pikoscope::proto::{Config, Core, NodeId, Outbox, Received};
 use probe_ebpf::time::{Bounded, MonoNs, Span};
 use probe_user::analysis::align::ByReadings;
+use probe_user::analysis::breakdown::Stamp;
 use probe_user::clock::ClockView;
 
 const NODES: usize = 100;
@@ -126,7 +127,7 @@ impl Cluster {
                     from: address(from),
                     bytes,
                     now: self.now,
-                    received: Some(self.now),
+                    received: Some(Stamp::exact(self.now)),
                     kernel: Some(Bounded::default()),
                     clock: &self.clock,
                     align: &ByReadings,

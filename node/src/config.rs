@@ -16,6 +16,7 @@ use probe_user::clock::spec::SourceSpec;
 use crate::proto::{self, SOURCE_PORTS_MAX};
 
 mod host;
+mod interface;
 mod seed;
 mod settings;
 
@@ -81,6 +82,8 @@ pub struct Config {
     pub probe_stats: bool,
     /// Have the kernel stamp what is sent.
     pub tx_stamps: bool,
+    /// The interface whose NIC's receive stamps are T4, where it gives them.
+    pub hardware_stamps: Option<String>,
     /// Who tells the local clock's offset, the best first.
     pub clock_sources: Vec<SourceSpec>,
     /// Window of the latency gauges.
@@ -201,6 +204,9 @@ impl Settings {
             ring_bytes,
             probe_stats: self.probe_stats.unwrap_or(false),
             tx_stamps: self.tx_stamps.unwrap_or(true),
+            hardware_stamps: (self.hardware_stamps)
+                .map(|name| interface::interface("hardware_stamps", name))
+                .transpose()?,
             clock_sources: SourceSpec::with_chrony(self.clock_sources, self.chrony),
             reporting_window: Duration::from_secs(within(
                 "reporting_window_s",
@@ -331,6 +337,7 @@ mod tests {
         assert_eq!(config.interval, Duration::from_millis(100));
         assert_eq!((config.ring_bytes, config.max_packet_bytes), (262_144, 1400));
         assert_eq!((config.dscp, config.pad_packet_bytes, config.source_ports.len()), (None, 0, 0));
+        assert_eq!((config.tx_stamps, &config.hardware_stamps), (true, &None));
         assert_eq!(config.clock_sources.first().unwrap().to_string(), "chrony:127.0.0.1:323");
         assert_eq!(config.clock_sources.last().unwrap().to_string(), "adjtimex");
         assert_eq!(config.reporting_window, Duration::from_secs(15));
@@ -390,6 +397,7 @@ mod tests {
         }
         let elsewhere = with("advertise = '127.0.0.1:2'\nsource_ports = [3]");
         assert!(elsewhere.contains("while advertise has the port of bind"), "{elsewhere}");
+        assert!(with("hardware_stamps = 'eth 0'").starts_with("hardware_stamps is \"eth 0\""));
         assert_eq!(with("dscp = 64"), "dscp is 64, but must be from 0 to 63");
         let padded = with("max_packet_bytes = 1200\npad_packet_bytes = 1201");
         assert_eq!(padded, "pad_packet_bytes is 1201, but must be from 0 to 1200");

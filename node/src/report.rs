@@ -37,6 +37,9 @@ pub struct NodeReport {
     /// What the hooks of tier 2 cost the host, others' packets included; empty without them.
     #[serde(default)]
     pub hooks: Vec<HookReport>,
+    /// T4 by the NIC; absent when nobody asked for it.
+    #[serde(default)]
+    pub hardware: Option<HardwareReport>,
     /// Directed paths that end here.
     pub paths: Vec<PathReport>,
     /// What is wrong, by path between this node and its ring neighbours.
@@ -238,6 +241,23 @@ pub struct HookReport {
     pub run_cnt: u64,
     /// Mean run time.
     pub ns_per_packet: f64,
+}
+
+/// Whether T4 is from the NIC.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HardwareReport {
+    /// The interface that was asked for.
+    pub interface: String,
+    /// The number of its clock (`/dev/ptpN`); absent when its stamps are never used.
+    pub phc: Option<u32>,
+    /// Why its stamps are never used, or its clock cannot be relied on at present, in one sentence.
+    pub reason: Option<String>,
+    /// Datagrams by what became of the NIC's stamp; only that of those `used` is T4.
+    pub outcomes: BTreeMap<String, u64>,
+    /// How far off the last stamp that was used can be, for what lies between the NIC's clock and the kernel's.
+    pub error_ns: Option<i64>,
+    /// How often the NIC's clock was not what it had to be: set, slewed, or standing still.
+    pub breaks: u64,
 }
 
 /// One directed path.

@@ -147,7 +147,7 @@ impl World {
             from: address(flight.from),
             bytes: &flight.bytes,
             now: read,
-            received: Some(flight.at),
+            received: receipt.received,
             kernel: receipt.kernel(),
             clock: &self.clock,
             align: &node.journeys,

@@ -89,6 +89,7 @@ fn publish(metrics: &Metrics, seen: u64, clock: ClockReport) {
             ..Loss::default()
         },
         probe_cost: (7, Duration::from_nanos(1_500)),
+        hardware: Some([5, 2, 0, 1, 0, 0]),
         hook_costs: &[HookCost { program: "h", runs: 3, time: Duration::from_nanos(600) }],
         medians: [Some(Span::from_millis(100)), None],
         lost: 2,
@@ -155,6 +156,10 @@ fn the_promised_names_labels_and_buckets_are_there() {
         "pikoscope_probe_run_seconds_total 0.0000015",
         "pikoscope_hook_runs_total{program=\"h\"} 3",
         "pikoscope_hook_run_seconds_total{program=\"h\"} 0.0000006",
+        "pikoscope_hardware_stamps_total{result=\"used\"} 5",
+        "pikoscope_hardware_stamps_total{result=\"missing\"} 2",
+        "pikoscope_hardware_stamps_total{result=\"no_mapping\"} 1",
+        "pikoscope_hardware_stamps_total{result=\"implausible\"} 0",
         "pikoscope_segment_seconds_count{correction=\"\",segment=\"qdisc\",tier=\"2\"} 1",
         "piko_gossip_packet_bytes_inbound_total 100",
         "piko_gossip_packet_bytes_outbound_total 0",

@@ -1,6 +1,6 @@
 //! Time, typed by the clock it was read from.
 //!
-//! Four clocks meet in this project, and most mistakes in the field come from subtracting one from another.
+//! Five clocks meet in this project, and most mistakes in the field come from subtracting one from another.
 //! Here each has a type of its own, in integer nanoseconds, and only readings of the same clock subtract:
 //!
 //! | type | clock |
@@ -9,6 +9,7 @@
 //! | [`RealNs`] | `CLOCK_REALTIME` as the kernel itself reads it (`skb->tstamp`) |
 //! | [`WallNs`] | the node's wall clock: what its single MONO-to-REAL mapping says |
 //! | [`UtcNs`]  | best estimate of true time: a wall reading after its NTP correction |
+//! | [`PhcNs`]  | the clock of a NIC (PTP hardware clock), of which the kernel knows nothing |
 //!
 //! ```compile_fail
 //! use probe_ebpf::time::{MonoNs, WallNs};
@@ -17,6 +18,10 @@
 //! ```compile_fail
 //! use probe_ebpf::time::{UtcNs, WallNs};
 //! let _ = UtcNs::from_nanos(2) - WallNs::from_nanos(1); // corrected minus uncorrected: does not compile
+//! ```
+//! ```compile_fail
+//! use probe_ebpf::time::{PhcNs, RealNs};
+//! let _ = RealNs::from_nanos(2) - PhcNs::from_nanos(1); // the NIC's minus the kernel's: does not compile
 //! ```
 //! ```
 //! use probe_ebpf::time::{MonoNs, Span};
@@ -189,6 +194,11 @@ instant! {
 instant! {
     /// True time as well as it is known: a wall reading plus the NTP correction, nanoseconds since 1970.
     UtcNs
+}
+instant! {
+    /// A reading of a NIC's own clock, nanoseconds since a zero of its own: often TAI's, or when the NIC was started.
+    /// Another NIC's is another clock.
+    PhcNs
 }
 
 /// A value and how far off it can be: the truth lies in `value - bound ..= value + bound`.

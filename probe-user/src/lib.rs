@@ -18,6 +18,7 @@ mod cookie;
 pub mod departures;
 pub mod drain;
 pub mod drops;
+pub mod hardware;
 pub mod hooks;
 pub mod load;
 pub mod memory;

@@ -5,7 +5,7 @@ use std::mem::zeroed;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd};
 
-use crate::timestamping::{self, CONTROL_LEN};
+use crate::timestamping::{self, CONTROL_LEN, HardwareStamp};
 use probe_ebpf::time::RealNs;
 
 /// One received datagram, borrowed from its batch.
@@ -19,6 +19,8 @@ pub struct Datagram<'a> {
     pub from: Option<SocketAddr>,
     /// T4 as the kernel reports it.
     pub received: Option<RealNs>,
+    /// T4 by the NIC, where its stamps are asked for.
+    pub hardware: Option<HardwareStamp>,
 }
 
 impl Datagram<'_> {
@@ -118,6 +120,7 @@ impl RecvBatch {
             wire_len,
             from: socket_addr(&self.names[i]),
             received: control.received,
+            hardware: control.hardware,
         })
     }
 

@@ -47,20 +47,22 @@ pub struct TxStamp {
     pub at: RealNs,
 }
 
-/// Asks for receive stamps, and for both transmit stamps of every datagram, with ids that count from 0.
+/// Asks for receive stamps, and for both transmit stamps of every datagram, with ids that count from 0. The NIC's
+/// receive stamps stay on if they are.
 ///
 /// On a socket that has them already the ids begin at 0 again: stamps of earlier sends that are still to come have
 /// old ids.
 pub fn enable(socket: impl AsFd) -> io::Result<()> {
     let socket = socket.as_fd();
     // The count starts when OPT_ID is switched on, and only then (net/core/sock.c, `sock_set_timestamping`).
-    timestamping::enable_receive_stamps(socket)?;
+    let receive = timestamping::RECEIVE | timestamping::receive_flags(socket)?;
+    timestamping::set_flags(socket, receive)?;
     let transmit = libc::SOF_TIMESTAMPING_TX_SCHED
         | libc::SOF_TIMESTAMPING_TX_SOFTWARE
         | libc::SOF_TIMESTAMPING_OPT_ID
         // Without it the whole packet comes back, and sysctl net.core.tstamp_allow_data can forbid that.
         | libc::SOF_TIMESTAMPING_OPT_TSONLY;
-    timestamping::set_flags(socket, timestamping::RECEIVE | transmit)
+    timestamping::set_flags(socket, receive | transmit)
 }
 
 /// What was in the error queue besides good stamps. Both stay zero on a socket without `IP_RECVERR`.

@@ -235,6 +235,7 @@ fn the_truth_closes_under_every_trouble_at_once() {
         duplicate: 0.05,
         rate: Some(Rate { bits_per_second: 20_000_000, queue_bytes: 20_000 }),
         partition: false,
+        source_port: None,
     };
     let switch = Switch::start(&hosts, Settings { link, ..Settings::default() }).unwrap();
     let capture = Capture::start(&hosts, 100_000).unwrap();

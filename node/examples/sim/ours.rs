@@ -65,7 +65,7 @@ impl Member for Ours {
             from: from.addr(),
             bytes,
             now,
-            received: Some(now),
+            received: Some(Stamp::exact(now)),
             kernel: Some(Bounded::default()),
             clock: &clock(now),
             align: self.judging.as_ref().map_or(&ByReadings as &dyn Align, |judging| &judging.journeys),

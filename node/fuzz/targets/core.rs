@@ -9,6 +9,7 @@ use pikoscope::wire::v1;
 use pikoscope_fuzz::seeds;
 use probe_ebpf::time::{Bounded, MonoNs, Span};
 use probe_user::analysis::align::ByReadings;
+use probe_user::analysis::breakdown::Stamp;
 use probe_user::clock::{ClockOffset, ClockSource, ClockState, ClockView, Mapping};
 
 const LIMITS: Limits = Limits {
@@ -126,7 +127,7 @@ impl Host {
         self.out.clear();
         let (before, mut known) = (self.state(), self.addresses());
         let kernel = Some(Bounded::new(Span::from_micros(5), Span::ZERO));
-        let received = Received { from, bytes, now, received: Some(now), kernel, clock: &self.clock, align: &ByReadings };
+        let received = Received { from, bytes, now, received: Some(Stamp::exact(now)), kernel, clock: &self.clock, align: &ByReadings };
         if self.core.handle_datagram(received, &mut self.out).is_err() {
             self.check_untouched(&before);
         }

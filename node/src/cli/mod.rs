@@ -270,6 +270,8 @@ mod tests {
             "--chrony",
             "127.0.0.1:99",
             "--probe-stats",
+            "--hardware-stamps",
+            "eth0",
             "--record",
             "/r",
             "--final-report",
@@ -294,6 +296,7 @@ mod tests {
             (config.probe, config.log, config.probe_stats),
             (ProbeMode::Timestamping, LogLevel::Debug, true)
         );
+        assert_eq!(config.hardware_stamps.as_deref(), Some("eth0"));
         let step = InjectedStep { by: Span::from_nanos(-7), at: MonoNs::from_nanos(9), seen: false };
         let injected = Injected { at_boot: Span::from_millis(-50), drift_ppb: -50_000, step: Some(step) };
         assert_eq!(config.inject_clock_error, injected);

@@ -47,6 +47,9 @@ pub fn render(report: &NodeReport) -> String {
     let mut facts = Table::new(&["node", &head(report)]);
     facts.row(["clock".into(), printable(&report.clock.sentence())]);
     facts.row(["stamps".into(), stamps(report)]);
+    if let Some(hardware) = &report.hardware {
+        facts.row(["T4".into(), printable(&hardware.sentence())]);
+    }
     facts.row(["probe".into(), accounting(&report.accounting)]);
     facts.row(["drops".into(), drops(report)]);
     if report.probe.run_cnt > 0 {

@@ -131,6 +131,12 @@ pub struct Settings {
     /// told from the network. Default true; costs a system call per batch of packets sent
     #[arg(long, num_args = 0..=1, default_missing_value = "true")]
     pub tx_stamps: Option<bool>,
+    /// Take the time at which a packet came (T4) from the NIC of this interface, if its clock allows: then what waits for
+    /// the receiver's interrupts is no longer part of the network. Bonds and VLANs: name the NIC below. Costs five reads
+    /// of the NIC's clock a second, some microseconds each, and has the NIC stamp all that it receives until the node
+    /// ends; needs CAP_NET_ADMIN and /dev/ptpN [default: none, the kernel's stamps]
+    #[arg(long, value_name = "IFACE")]
+    pub hardware_stamps: Option<String>,
     /// Length of the window of the latency gauges in seconds, 1..=3600. Recommended: the scrape interval.
     #[arg(skip)]
     pub reporting_window_s: Option<u64>,
@@ -211,6 +217,7 @@ impl Settings {
             chrony: self.chrony.or(other.chrony),
             probe_stats: self.probe_stats.or(other.probe_stats),
             tx_stamps: self.tx_stamps.or(other.tx_stamps),
+            hardware_stamps: self.hardware_stamps.or(other.hardware_stamps),
             reporting_window_s: self.reporting_window_s.or(other.reporting_window_s),
             record: self.record.or(other.record),
             final_report: self.final_report.or(other.final_report),

@@ -15,6 +15,7 @@ use probe_user::hooks::Hooks;
 use probe_user::load::{Options, Probe};
 use probe_user::timestamping::enable_receive_stamps;
 
+use super::hardware;
 use super::privileges::Capabilities;
 use crate::control::client;
 use crate::report::sentence;
@@ -42,6 +43,8 @@ pub struct Facts {
     pub(super) tier_2: Result<(), String>,
     /// Outcome of asking a socket for receive stamps.
     pub(super) tier_0: Result<(), String>,
+    /// Whose NICs' clocks could stamp what is received, or why they cannot be asked.
+    pub(super) hardware: Result<Vec<hardware::Interface>, String>,
     pub(super) clock: Clock,
     /// A node running on this host: its socket, and its id or why it can't be asked. `None`: no such socket.
     pub(super) node: Option<(PathBuf, Result<String, String>)>,
@@ -71,6 +74,7 @@ impl Facts {
             tier_1: try_tier_1(),
             drops: try_drops(),
             tier_2: try_tier_2(),
+            hardware: hardware::survey(),
             tier_0: scratch_socket().and_then(enable_receive_stamps).map_err(|e| e.to_string()),
             clock: ask_clock(sources),
             node: control.and_then(ask_node),

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 mod checks;
 mod facts;
+mod hardware;
 mod privileges;
 
 pub use checks::examine;

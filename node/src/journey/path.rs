@@ -26,6 +26,9 @@ const PENDING: usize = 32;
 /// Both hosts' mappings from MONOTONIC to wall clock; tens of nanoseconds each, as a rule.
 const MAPPING: Span = Span::from_nanos(200);
 
+/// A T4 that is told is known better than this.
+const MOST_ERROR: Span = Span::from_millis(1);
+
 /// What is known of one peer.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Path {
@@ -115,6 +118,7 @@ impl Path {
             ingress: filtered.map(|filtered| filtered - stamp.at),
             queued: receipt.read - filtered.unwrap_or(stamp.at),
             handling: applied - receipt.read,
+            error: if stamp.error > MAPPING { stamp.error } else { Span::ZERO },
         };
         self.wait(Pending::Receipt(stamp.at, report), counters);
     }
@@ -222,8 +226,11 @@ impl Path {
         }
         let spans = [report.received_before, report.queued, report.handling];
         let spans = spans.into_iter().chain(report.ingress);
-        if report.received_before < report.ingress.unwrap_or_default() + report.queued - SLACK
-            || spans.into_iter().any(|span| span < -SLACK)
+        let slack = SLACK + report.error;
+        if report.error.is_negative()
+            || report.error > MOST_ERROR
+            || report.received_before < report.ingress.unwrap_or_default() + report.queued - slack
+            || spans.into_iter().any(|span| span < -slack)
         {
             return Err(ReportRefused::Implausible);
         }
@@ -234,7 +241,7 @@ impl Path {
         }
         let received = sent.wall - report.received_before;
         let raw = received - clock.mapping.wall(packet.sent);
-        let sample = Sample { at: packet.sent, raw, error: MAPPING };
+        let sample = Sample { at: packet.sent, raw, error: MAPPING + report.error };
         let taken = self.estimate.outward(sample, now);
         counters.sample(taken);
         if taken.is_err() { Err(ReportRefused::Implausible) } else { Ok((packet, raw)) }
@@ -256,12 +263,13 @@ impl Path {
             set(Leg::EgressStack, Bounded::exact(egress));
             set(Leg::Qdisc, Bounded::exact(qdisc));
         }
-        let way = Bounded::new(raw - egress - qdisc, MAPPING);
+        let way = Bounded::new(raw - egress - qdisc, MAPPING + report.error);
         set(Leg::Network, if fused.kind == Correction::None { way } else { way - fused.delta });
         if let Some(ingress) = report.ingress {
-            set(Leg::IngressStack, Bounded::exact(ingress));
+            set(Leg::IngressStack, Bounded::new(ingress, report.error));
         }
-        set(Leg::SocketQueue, Bounded::exact(report.queued));
+        let queue_error = if report.ingress.is_none() { report.error } else { Span::ZERO };
+        set(Leg::SocketQueue, Bounded::new(report.queued, queue_error));
         set(Leg::Handling, Bounded::exact(report.handling));
         Journey {
             counter: packet.counter,
@@ -271,7 +279,7 @@ impl Path {
             departed_by_hooks: false,
             queue_has_ingress: report.ingress.is_none(),
             correction: fused.kind,
-            stamps: MAPPING,
+            stamps: MAPPING + report.error,
             epochs: self.epochs(),
         }
     }

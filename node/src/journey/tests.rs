@@ -1,7 +1,7 @@
 //! Two nodes that send each other packets, on one MONOTONIC, with wall clocks that stand apart.
 
 use probe_ebpf::parse::PacketId;
-use probe_ebpf::time::{MonoNs, Span};
+use probe_ebpf::time::{Bounded, MonoNs, Span};
 use probe_user::analysis::align::{Align as _, Correction, PeerClock, SentStamp, TxStage};
 use probe_user::analysis::breakdown::{Receipt, Stamp};
 use probe_user::analysis::journey::{Journey, Leg};
@@ -22,6 +22,8 @@ struct Side {
     journeys: Journeys,
     sent: u32,
     over: Vec<Journey>,
+    /// By how much its T4s are off, and how far off it says they may be.
+    t4: Bounded,
 }
 
 /// How a packet fares.
@@ -55,6 +57,7 @@ impl Side {
             journeys: Journeys::new(NodeId::new(id).unwrap()),
             sent: 0,
             over: Vec::new(),
+            t4: Bounded::default(),
         }
     }
 
@@ -80,13 +83,15 @@ impl Side {
     /// T5 comes 3 us after T4, T6 20 us after that, T7 again 5 us later, which is returned.
     fn receive(&mut self, packet: &Flying) -> MonoNs {
         let received = packet.arrives;
+        let stamp = Stamp { at: received + self.t4.value, error: self.t4.bound };
         let receipt = Receipt {
-            received: Some(Stamp::exact(received)),
+            received: Some(stamp),
             filtered: Some(Stamp::exact(received + US(3))),
             read: received + US(23),
         };
         let applied = received + US(28);
-        let one_way = self.journeys.one_way(packet.from.as_str(), &packet.sent, received, &self.clock);
+        let one_way = (self.journeys.one_way(packet.from.as_str(), &packet.sent, stamp.at, &self.clock))
+            .stamped_to(stamp.error);
         let arrival = PacketArrival {
             from: packet.from.clone(),
             kind: Kind::Digest,
@@ -180,6 +185,35 @@ fn packets_narrow_what_ntp_leaves_open_and_ntp_tells_the_directions_apart() {
     }
 }
 
+/// A NIC's stamp is off by more than a short way takes. Both ends allow for it: whoever took it, and whoever is told.
+#[test]
+fn a_t4_that_is_not_exact_misleads_neither_end() {
+    let short = Fare { egress: US(1), qdisc: US(1), network: US(10) };
+    for off in [US(-40), US(40)] {
+        let (mut a, mut b) = pair(MS(50), Span::MAX, ClockState::Unsynchronised);
+        b.t4 = Bounded::new(off, US(45));
+        let end = exchanges(&mut a, &mut b, 20, short, short);
+        assert_eq!((a.count("report_implausible"), b.count("report_implausible")), (0, 0));
+        let told = |mine: &mut Side, peer: &mut Side| {
+            let sent = peer.send(mine, None, end + MS(1), short);
+            let got = mine.journeys.one_way(peer.id.as_str(), &sent.sent, sent.arrives, &mine.clock);
+            assert_eq!(got.correction, Correction::PeerOnly);
+            assert!(got.time.covers(US(12)), "{off}, at {}: {}", mine.id, got.time);
+        };
+        told(&mut a, &mut b);
+        told(&mut b, &mut a);
+        for journey in &b.over {
+            let (network, ingress) =
+                (journey.leg(Leg::Network).unwrap(), journey.leg(Leg::IngressStack).unwrap());
+            assert!(
+                network.covers(US(10)) && ingress.covers(US(3)) && journey.stamps >= US(45),
+                "{journey:?}"
+            );
+        }
+        assert!(!b.over.is_empty());
+    }
+}
+
 #[test]
 fn false_reports_are_refused_and_change_nothing() {
     let (mut a, mut b) = pair(MS(50), Span::MAX, ClockState::Unsynchronised);
@@ -188,7 +222,8 @@ fn false_reports_are_refused_and_change_nothing() {
     let before = a.journeys.clocks(&a.clock, now).next().unwrap().packets;
     let receipt = |counter, before: Span, handling: Span| {
         let (ingress, queued) = (Some(US(3)), US(20));
-        Report::Receipt(v1::Receipt { counter, received_before: before, ingress, queued, handling })
+        let error = Span::ZERO;
+        Report::Receipt(v1::Receipt { counter, received_before: before, ingress, queued, handling, error })
     };
     let known = Some(a.sent);
     let forged = [
@@ -214,22 +249,28 @@ fn false_reports_are_refused_and_change_nothing() {
     }
     // A packet's own times must fit into what is known of it.
     let request = a.send(&b, None, now + MS(2), WAY);
+    let inexact = |error| match receipt(Some(a.sent), MS(1), US(5)) {
+        Report::Receipt(receipt) => Report::Receipt(v1::Receipt { error, ..receipt }),
+        report => report,
+    };
     for impossible in [
         receipt(Some(a.sent), MS(-1), US(5)),
         receipt(Some(a.sent), US(10), US(5)),
         receipt(Some(a.sent), MS(1), MS(-5)),
+        inexact(US(-1)),
+        inexact(MS(2)),
     ] {
         let packet = Flying { reports: vec![impossible], ..b.send(&a, Some(request.id), now + MS(3), WAY) };
         a.receive(&packet);
     }
-    assert_eq!(a.count("report_implausible"), 3);
+    assert_eq!(a.count("report_implausible"), 5);
     let (egress, qdisc) = (Some(MS(9)), Some(US(1)));
     let long = Report::Sending(v1::Sending { counter: b.sent + 1, egress, qdisc, hooked: false });
     let packet = b.send(&a, None, now + MS(4), WAY);
     a.receive(&packet);
     let packet = Flying { reports: vec![long], ..b.send(&a, None, now + MS(5), WAY) };
     a.receive(&packet);
-    assert_eq!(a.count("report_implausible"), 4, "longer in the sender's kernel than all the way");
+    assert_eq!(a.count("report_implausible"), 6, "longer in the sender's kernel than all the way");
     let after = a.journeys.clocks(&a.clock, now).next().unwrap().packets;
     let (before, after) = (before.unwrap(), after.unwrap());
     assert!((before.interval.width() - after.interval.width()).abs() < US(1), "{after:?}");

@@ -21,6 +21,7 @@ use probe_user::hooks::HookCost;
 mod clock;
 mod entries;
 mod gossip;
+mod hardware;
 mod hooks;
 mod losses;
 mod paths;
@@ -37,6 +38,7 @@ pub use segments::SegmentMetrics;
 pub use streams::StreamMetrics;
 
 use clock::ClockMetrics;
+use hardware::HardwareMetrics;
 use hooks::HookMetrics;
 use paths::PathMetrics;
 use verdicts::VerdictMetrics;
@@ -80,6 +82,7 @@ pub struct Metrics {
     probe_runs: IntCounter,
     probe_run_seconds: prometheus::Counter,
     hooks: HookMetrics,
+    hardware: HardwareMetrics,
     tier: IntGauge,
     members: IntGauge,
     clock: ClockMetrics,
@@ -115,6 +118,8 @@ pub struct Published<'a> {
     pub probe_cost: (u64, Duration),
     /// The same of each hook of tier 2.
     pub hook_costs: &'a [HookCost],
+    /// What became of the NIC's stamps, if they were asked for.
+    pub hardware: Option<probe_user::hardware::Outcomes>,
     /// Median entry totals of the last complete window, in the order of [`EntryKind::ALL`].
     pub medians: [Option<Span>; EntryKind::ALL.len()],
     /// Packets lost on all paths that end here.
@@ -242,6 +247,7 @@ impl Metrics {
                 )?,
             )?,
             hooks: HookMetrics::new(r)?,
+            hardware: HardwareMetrics::new(r)?,
             tier,
             members: register(
                 r,
@@ -303,6 +309,7 @@ impl Metrics {
         self.probe_run_seconds
             .inc_by((now.probe_cost.1.as_secs_f64() - self.probe_run_seconds.get()).max(0.0));
         self.hooks.set(now.hook_costs);
+        self.hardware.set(&now.hardware.unwrap_or_default());
     }
 
     /// Everything in the text format 0.0.4.

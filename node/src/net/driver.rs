@@ -28,6 +28,7 @@ use super::NetError;
 use super::clock::ClockThread;
 use super::departing::Departing;
 use super::further::Further;
+use super::hardware::Hardware;
 use super::loads::Loads;
 use super::observe::Observer;
 use super::record::{Record, Recorder};
@@ -110,11 +111,14 @@ impl Driver {
             &marks,
             config.probe,
             config.tx_stamps,
+            config.hardware_stamps.as_deref(),
             &options,
         )?;
         let stamped = stamping.departing.is_some();
         let further = Further::open(config.bind, &config.source_ports, &marks, stamped)?;
-        if let Some(reason) = stamping.reason() {
+        for reason in
+            stamping.reason().into_iter().chain(stamping.hardware.as_ref().and_then(Hardware::reason))
+        {
             tracing::warn!("{reason}");
         }
         if let Some(note) = stamping.drops_note() {
@@ -332,7 +336,7 @@ impl Driver {
             from,
             bytes: datagram.payload,
             now: mono_now(),
-            received: receipt.received.map(|stamp| stamp.at),
+            received: receipt.received,
             kernel: receipt.kernel(),
             clock: &self.clock,
             align: &self.journeys,

@@ -22,6 +22,7 @@ mod clock;
 mod departing;
 mod driver;
 mod further;
+mod hardware;
 mod loads;
 mod observe;
 mod record;

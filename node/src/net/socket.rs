@@ -35,6 +35,7 @@ impl GossipSocket {
         marks: &Marks,
         mode: ProbeMode,
         tx_stamps: bool,
+        hardware_stamps: Option<&str>,
         options: &Options,
     ) -> Result<(Self, Stamping, TcpListener), NetError> {
         let bind = |source| NetError::Bind { address, source };
@@ -42,7 +43,7 @@ impl GossipSocket {
         if let Some(bytes) = rcvbuf_bytes {
             socket.set_recv_buffer_size(bytes).map_err(bind)?;
         }
-        let stamping = Stamping::prepare(&socket, mode, tx_stamps, options)?;
+        let stamping = Stamping::prepare(&socket, mode, tx_stamps, hardware_stamps, options)?;
         let listener = bind_both(&socket, address)?;
         let socket = UdpSocket::from(socket);
         let bound = socket.local_addr().map_err(bind)?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use probe_ebpf::event::{PacketKey, RING_SLOT};
-use probe_ebpf::time::MonoNs;
+use probe_ebpf::time::{MonoNs, Span};
 use probe_user::analysis::breakdown::{Receipt, Stamp};
 use probe_user::analysis::correlate::Correlator;
 use probe_user::clock::Mapping;
@@ -23,6 +23,7 @@ use crate::report::{AccountingReport, DropsReport, HookReport, ProbeReport};
 
 use super::NetError;
 use super::departing::Departing;
+use super::hardware::Hardware;
 
 /// What the socket's own count of drops stands for, nearly always.
 const RECEIVE_BUFFER: &str = "receive buffer";
@@ -50,6 +51,8 @@ pub(super) struct Stamping {
     stamps_voided: u64,
     /// T2 and T3 of what is sent; `None` when they are switched off.
     pub(super) departing: Option<Departing>,
+    /// T4 by the NIC; `None` when nobody asked for it.
+    pub(super) hardware: Option<Hardware>,
 }
 
 impl Stamping {
@@ -58,6 +61,7 @@ impl Stamping {
         socket: &Socket,
         mode: ProbeMode,
         tx_stamps: bool,
+        hardware_stamps: Option<&str>,
         options: &Options,
     ) -> Result<Self, NetError> {
         // One slot more than the ring has, so that a drain after a long stop never pushes events out.
@@ -75,17 +79,21 @@ impl Stamping {
             stepped_at: None,
             stamps_voided: 0,
             departing: None,
+            hardware: None,
         };
         if let Err(e) = timestamping::enable_drop_count(socket) {
             stamping.reason = Some(format!("drops at the socket cannot be counted: {e}"));
         }
         if mode == ProbeMode::Off {
+            stamping.hardware = hardware_stamps.map(Hardware::switched_off);
             stamping.reason =
                 Some("kernel stamps are switched off (probe = \"off\"): no network time".into());
             return Ok(stamping);
         }
         timestamping::enable_receive_stamps(socket).map_err(NetError::Timestamping)?;
         stamping.tier = Some(0);
+        // Before the transmit stamps, which keep what is set.
+        stamping.hardware = hardware_stamps.map(|interface| Hardware::begin(interface, socket));
         let hooks = match mode {
             ProbeMode::Hooks if tx_stamps => Some(Hooks::attach(socket, &options.btf)),
             _ => None,
@@ -207,8 +215,13 @@ impl Stamping {
             _ => None,
         };
         let filtered = event.map(|e| Stamp::exact(e.filtered()));
-        let received = event.and_then(|e| e.received()).or(datagram.received);
-        let received = received.map(|at| Stamp { at: mapping.mono_of_real(at), error: mapping.error });
+        let software = event.and_then(|e| e.received()).or(datagram.received);
+        let received = match &mut self.hardware {
+            Some(hardware) => hardware.received(datagram, software),
+            None => software.map(|at| (at, Span::ZERO)),
+        };
+        let received =
+            received.map(|(at, error)| Stamp { at: mapping.mono_of_real(at), error: mapping.error + error });
         let sound = received.filter(|stamp| self.is_of_this_epoch(stamp, filtered.map_or(read, |f| f.at)));
         self.stamps_voided += u64::from(sound != received);
         Receipt { received: sound, filtered, read }
@@ -217,6 +230,9 @@ impl Stamping {
     /// The wall clock was stepped, which was noticed now.
     pub(super) fn stepped(&mut self, now: MonoNs) {
         self.stepped_at = Some(now);
+        if let Some(hardware) = &mut self.hardware {
+            hardware.stepped();
+        }
     }
 
     /// Stamps of the kernel are REALTIME, and of one from before a step the new mapping makes a wrong MONOTONIC one: too

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use probe_ebpf::time::{Bounded, MonoNs, Span};
 use probe_user::analysis::align::{Align, OneWay};
+use probe_user::analysis::breakdown::Stamp;
 use probe_user::clock::ClockView;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
@@ -85,7 +86,7 @@ pub struct Received<'a> {
     /// T6 or later: when handling starts.
     pub now: MonoNs,
     /// T4, if it is known.
-    pub received: Option<MonoNs>,
+    pub received: Option<Stamp>,
     /// This kernel's share of the time since T4, if it is known.
     pub kernel: Option<Bounded>,
     /// The local clock.
@@ -197,8 +198,10 @@ impl Core {
         if delta.is_some() && !trusted && member.is_none() {
             return Err(Rejected::Unasked);
         }
-        let one_way = (received.received)
-            .map(|at| received.align.one_way(header.node_id, &header.sent, at, received.clock));
+        let one_way = received.received.map(|stamp| {
+            let way = received.align.one_way(header.node_id, &header.sent, stamp.at, received.clock);
+            way.stamped_to(stamp.error)
+        });
         if let Some(index) = member.or(known.filter(|_| answers.is_some())) {
             let peer = &mut self.state[index].peer;
             let awaited = peer.asked.is_some_and(|asked| answers.is_some_and(|a| a.counter == asked.counter));

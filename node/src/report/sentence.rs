@@ -3,7 +3,7 @@
 use probe_ebpf::time::{Bounded, MonoNs, Span};
 use probe_user::clock::{ClockOffset, ClockSource, ClockState};
 
-use super::ClockReport;
+use super::{ClockReport, HardwareReport};
 
 /// What `offset` says at `now`: state, size and bound of the error, whose word that is and how old.
 pub fn of_offset(offset: &ClockOffset, now: MonoNs) -> String {
@@ -57,6 +57,34 @@ impl ClockReport {
         }
         for more in self.note.iter().chain(Some(&self.honesty.sentence)).filter(|more| !more.is_empty()) {
             text += &format!("; {more}");
+        }
+        text
+    }
+}
+
+impl HardwareReport {
+    /// Where T4 is from.
+    pub fn sentence(&self) -> String {
+        let total: u64 = self.outcomes.values().sum();
+        let used = self.outcomes.get("used").copied().unwrap_or(0);
+        let Some(phc) = self.phc else {
+            // It says itself what holds instead.
+            return self.reason.clone().unwrap_or_else(|| "the kernel's own stamp".into());
+        };
+        let mut text = format!("the NIC's for {used} of {total} datagrams ({}, ptp{phc})", self.interface);
+        if let Some(error) = self.error_ns {
+            text += &format!(" +- {}", Span::from_nanos(error));
+        }
+        let others = self.outcomes.iter().filter(|(outcome, n)| *outcome != "used" && **n > 0);
+        let others: Vec<_> = others.map(|(outcome, n)| format!("{n} {outcome}")).collect();
+        if !others.is_empty() {
+            text += &format!(", the kernel's for the others ({})", others.join(", "));
+        }
+        if self.breaks > 0 {
+            text += &format!("; its clock was set or ran unevenly {} times", self.breaks);
+        }
+        if let Some(reason) = &self.reason {
+            text += &format!("; {reason}");
         }
         text
     }

@@ -82,6 +82,11 @@ impl OneWay {
         let egress = self.egress.unwrap_or_default();
         (self.time - egress, egress)
     }
+
+    /// The same, when T4 is known to this much only.
+    pub fn stamped_to(self, error: Span) -> Self {
+        Self { time: Bounded::new(self.time.value, self.time.bound + error), ..self }
+    }
 }
 
 impl SentStamp {

@@ -18,11 +18,11 @@ pub enum Segment {
     EgressStack,
     /// T2 to T3: the queue of the sender's own link.
     Qdisc,
-    /// T3 to T4: wire, NICs, their rings and interrupts at both ends.
+    /// T3 to T4: wire, NICs, their rings and interrupts at both ends; at the receiver's NIC it ends where that stamps T4.
     Network,
     /// T1 to T4, where the sender has not told T2 and T3: its kernel, its queue and the network, not told apart.
     EgressAndNetwork,
-    /// T4 to T5: the receiver's kernel.
+    /// T4 to T5: the receiver's kernel; from its NIC on, ring and interrupts included, where that stamps T4.
     IngressStack,
     /// T5 to T6: the receiving process is not reading.
     SocketQueue,
@@ -89,7 +89,7 @@ impl Stamp {
 /// The receive side of one packet's journey, as far as this host knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Receipt {
-    /// T4: the kernel received the packet.
+    /// T4: the kernel received the packet, or the NIC did where its stamps are used.
     pub received: Option<Stamp>,
     /// T5: the socket filter ran (tier 1).
     pub filtered: Option<Stamp>,

@@ -16,9 +16,10 @@ pub enum Leg {
     EgressStack,
     /// T2 to T3: the sender's own link (bufferbloat).
     Qdisc,
-    /// T3 to T4: wire, NICs, their rings and interrupts at both ends. The only leg that crosses clocks.
+    /// T3 to T4: wire, NICs, their rings and interrupts at both ends (not the receiver's where its NIC stamps T4). The
+    /// only leg that crosses clocks.
     Network,
-    /// T4 to T5: the receiver's kernel.
+    /// T4 to T5: the receiver's kernel, with ring and interrupts where its NIC stamps T4.
     IngressStack,
     /// T5 to T6: the receiver's process is not reading.
     SocketQueue,

@@ -6,6 +6,8 @@ use std::net::UdpSocket;
 use probe_ebpf::time::Span;
 use probe_user::clock::mapping::{MappingReader, mono_now};
 use probe_user::departures::{Departure, DepartureCounts, Departures};
+use probe_user::recv::RecvBatch;
+use probe_user::timestamping;
 use probe_user::transmit::{self, SENDS_PER_READ, StampBatch, StampFaults};
 
 /// A socket with stamps, connected to another.
@@ -164,4 +166,36 @@ fn stamps_that_nobody_reads_are_lost_and_counted() {
     assert_eq!(done + lost, total);
     send(&sender, &mut departures, total, &[1; 10]).expect("send");
     assert_eq!(read(&sender, &mut batch, &mut departures).len(), 1, "and now there is room again");
+}
+
+/// A socket that asks for the NIC's stamps has all of the kernel's as before: loopback has no others.
+#[test]
+fn asking_for_the_nics_stamps_takes_nothing_away() {
+    let (sender, receiver) = pair("127.0.0.1:0");
+    for socket in [&sender, &receiver] {
+        timestamping::enable_receive_stamps(socket).expect("stamps");
+        timestamping::enable_drop_count(socket).expect("drop count");
+        timestamping::add_hardware_stamps(socket).expect("this kernel knows them");
+        transmit::enable(socket).expect("stamps");
+    }
+    let (mut stamps, mut batch, mut departures) =
+        (StampBatch::new(), RecvBatch::new(1, 256), Departures::default());
+    receiver.set_nonblocking(true).expect("nonblocking");
+    let (total, give_up) = (200, mono_now() + Span::from_secs(10));
+    let (mut done, mut stamped, mut sent) = (0, 0, 0);
+    while sent < total || stamped < total - 50 {
+        assert!(mono_now() < give_up, "{stamped} of {sent} have a receive stamp");
+        send(&sender, &mut departures, sent, &[1; 200]).expect("send");
+        sent += 1;
+        let part = read(&sender, &mut stamps, &mut departures);
+        part.iter().for_each(|departure| check(departure, mono_now()));
+        done += part.len() as u64;
+        while batch.receive(&receiver).is_ok() {
+            let datagram = batch.get(0).expect("one");
+            assert_eq!((datagram.hardware, datagram.wire_len), (None, 200));
+            // The kernel begins to stamp some time after it was asked to.
+            stamped += u64::from(datagram.received.is_some());
+        }
+    }
+    assert_eq!((done, stamps.faults()), (sent, StampFaults::default()));
 }

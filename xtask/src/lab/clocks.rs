@@ -178,6 +178,7 @@ mod tests {
             bound: Some(bound),
             elapsed: Some(elapsed),
             correction: Some(kind),
+            left: [None; 3],
             wire: Some(network - 40),
         }
     }

@@ -82,6 +82,9 @@ pub struct Packets {
     pub new_epochs: BTreeMap<usize, i64>,
 }
 
+/// What a node says of a journey once the sender has told: [`Packet::left`] and [`Packet::wire`].
+type Whole = ([Option<i64>; 3], Option<i64>);
+
 /// What happened outside the nodes to the packet with this id.
 type Fates<'a> = HashMap<(usize, usize, u64), &'a Journey>;
 
@@ -94,7 +97,7 @@ impl Packets {
         let mut packets = Self::default();
         let mut sent: HashMap<(usize, usize, u64), i64> = HashMap::new();
         let mut received = Vec::new();
-        let mut whole: HashMap<(usize, usize, u64), ([Option<i64>; 3], Option<i64>)> = HashMap::new();
+        let mut whole: HashMap<(usize, usize, u64), Whole> = HashMap::new();
         for (host, files) in remains.records.iter().enumerate() {
             for (number, file) in files.iter().enumerate() {
                 let is_last = number + 1 == files.len();

@@ -1,7 +1,9 @@
 //! What a reader of `pikoscope status` finds.
 
 use super::*;
-use crate::report::{DropsReport, GossipReport, MemberReport, PathReport, ProbeReport, VerdictReport};
+use crate::report::{
+    DropsReport, GossipReport, HardwareReport, MemberReport, PathReport, ProbeReport, VerdictReport,
+};
 use probe_user::analysis::verdict::{Confidence, Diagnosis, Place};
 use probe_user::clock::{ClockSource, ClockState};
 use std::collections::BTreeMap;
@@ -45,6 +47,7 @@ fn report() -> NodeReport {
         drops: DropsReport { by_reason: [("SOCKET_RCVBUFF".to_owned(), 3)].into(), ..Default::default() },
         probe: ProbeReport { run_cnt: 9, ns_per_packet: 217.6 },
         hooks: Vec::new(),
+        hardware: None,
         diagnosis: None,
         verdicts: Vec::new(),
         paths: vec![PathReport {
@@ -159,4 +162,26 @@ fn an_unknown_offset_is_not_shown_as_a_number() {
         text.contains("NOT SYNCHRONISED, offset unknown, according to chronyd; chronyd does not answer"),
         "{text}"
     );
+}
+
+#[test]
+fn where_t4_is_from_is_one_sentence_if_anybody_asked() {
+    assert!(!render(&report()).contains("\nT4 "));
+    let told = |hardware| render(&NodeReport { hardware: Some(hardware), ..report() });
+    let interface = "eth0".to_owned();
+    let hardware = HardwareReport {
+        interface: interface.clone(),
+        phc: Some(2),
+        outcomes: [("used".to_owned(), 90), ("missing".to_owned(), 10)].into(),
+        error_ns: Some(31_000),
+        breaks: 3,
+        ..HardwareReport::default()
+    };
+    let expected = "T4        the NIC's for 90 of 100 datagrams (eth0, ptp2) +- 31.0 us, the kernel's for the others \
+                    (10 missing); its clock was set or ran unevenly 3 times\n";
+    let text = told(hardware);
+    assert!(text.contains(expected), "{text}");
+    let reason = Some("eth0 has no clock".to_owned());
+    let text = told(HardwareReport { interface, reason, ..HardwareReport::default() });
+    assert!(text.contains("T4        eth0 has no clock\n"), "{text}");
 }

@@ -38,6 +38,9 @@ impl Driver {
             self.mapping.begin_epoch();
         }
         self.read_mapping();
+        if let Some(hardware) = &mut self.stamping.hardware {
+            hardware.read_clock();
+        }
         if self.disturbances.is_slewing() {
             // Readings are out of date as soon as they are taken.
             self.stepped_at = mono_now();

@@ -6,6 +6,7 @@ use super::Driver;
 use crate::journey::Journeys;
 use crate::metrics::Published;
 use crate::net::departing::DepartureTotals;
+use crate::net::hardware::Hardware;
 use crate::proto::Core;
 use crate::stats::EntryKind;
 
@@ -40,6 +41,7 @@ impl Driver {
             losses: self.journeys.lost(),
             probe_cost: if stats { self.stamping.cost() } else { Default::default() },
             hook_costs: &hook_costs,
+            hardware: self.stamping.hardware.as_ref().map(Hardware::outcomes),
             medians,
             lost: self.observer.lost(),
             left_out: self.observer.stats.left_out(),

@@ -8,6 +8,7 @@ use probe_user::clock::honesty::{self, Transition, Who};
 
 use super::Driver;
 use crate::journey::{PeerClockView, Way, honesty_sentence, verdict_name};
+use crate::net::hardware::Hardware;
 use crate::net::observe::Counts;
 use crate::proto::Member;
 use crate::proto::NodeId;
@@ -111,6 +112,7 @@ impl Driver {
             drops: self.stamping.drops_report(),
             probe: self.stamping.cost_report(),
             hooks: self.stamping.hook_reports(),
+            hardware: self.stamping.hardware.as_ref().map(Hardware::report),
             paths: self.path_reports(),
             verdicts: self.verdict_reports(now),
             diagnosis: Some(self.diagnosis()),

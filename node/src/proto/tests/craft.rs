@@ -2,6 +2,7 @@
 
 use probe_ebpf::parse::PacketId;
 use probe_user::analysis::align::ByReadings;
+use probe_user::analysis::breakdown::Stamp;
 
 use super::net::{Net, address};
 use crate::proto::{Outbox, Received, Rejected};
@@ -83,7 +84,7 @@ pub(super) fn hand_from(net: &mut Net, from: usize, bytes: &[u8]) -> (Result<(),
         from: address(from),
         bytes,
         now,
-        received: Some(now),
+        received: Some(Stamp::exact(now)),
         kernel: None,
         clock: &host.clock,
         align: &ByReadings,

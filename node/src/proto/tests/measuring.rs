@@ -57,6 +57,20 @@ fn times_add_up_over_hops_across_skewed_clocks() {
     assert_eq!(arrival(&net, 2, "key").origin, id(0));
 }
 
+/// The NIC's stamp is not as exact as the kernel's: what rests on it says so.
+#[test]
+fn an_inexact_arrival_makes_the_network_time_less_exact_by_as_much() {
+    let error = Span::from_micros(45);
+    let [exact, inexact] = [Span::ZERO, error].map(|error| {
+        let mut net = chain(1);
+        net.hosts[1].t4_error = error;
+        net.set(0, "key", b"value");
+        assert!(net.run_until(MINUTE, knows(1, "key")));
+        sample(&net, 1, "key").network.unwrap()
+    });
+    assert_eq!(inexact, Bounded::new(exact.value, exact.bound + error));
+}
+
 #[test]
 fn a_relay_without_kernel_stamps_makes_the_sum_unknown_not_smaller() {
     let mut net = chain(2);

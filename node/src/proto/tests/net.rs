@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use probe_ebpf::parse::PacketId;
 use probe_ebpf::time::{Bounded, MonoNs, Span};
 use probe_user::analysis::align::{ByReadings, PeerClock};
+use probe_user::analysis::breakdown::Stamp;
 use probe_user::clock::{ClockOffset, ClockSource, ClockState, ClockView, Mapping};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
@@ -36,6 +37,8 @@ pub(super) struct Host {
     pub(super) up: bool,
     /// Has its kernel stamps (T4, T5)?
     pub(super) stamps: bool,
+    /// How far off T4 can be.
+    pub(super) t4_error: Span,
     pub(super) entries: Vec<EntryArrival>,
     pub(super) packets: Vec<PacketArrival>,
     pub(super) rejected: Vec<Rejected>,
@@ -167,6 +170,7 @@ impl Net {
             clock,
             up: true,
             stamps: true,
+            t4_error: Span::ZERO,
             entries: Vec::new(),
             packets: Vec::new(),
             rejected: Vec::new(),
@@ -286,7 +290,7 @@ impl Net {
             from: flying.from,
             bytes: &flying.bytes,
             now: at + KERNEL,
-            received: target.stamps.then_some(at),
+            received: target.stamps.then_some(Stamp { at, error: target.t4_error }),
             kernel: target.stamps.then_some(Bounded::exact(KERNEL)),
             clock: &target.clock,
             align: &ByReadings,

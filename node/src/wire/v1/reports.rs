@@ -7,7 +7,8 @@
 //! reports  (report...)      as many as fit 255 bytes; numbers are LEB128, signed ones zigzag
 //! report   flags (1 byte), [counter], times...
 //!          flags, bits 0..1: kind
-//!            0 receipt:  T1' - T4, [T5 - T4], T6 - (T5 or T4), T7 - T6      of a packet that the sender received
+//!            0 receipt:  T1' - T4, [T5 - T4], T6 - (T5 or T4), T7 - T6, [T4's error]
+//!                        of a packet that the sender received
 //!            1 sending:  [T2 - T1], [T3 - (T2 or T1)]                       of a packet that the sender sent
 //!            2 host:     age in ms, a byte that says which there are, and these of the sender's host's loads
 //!            3 loss:     of the packets that were to come from the reader, since the last such report: dropped by
@@ -79,6 +80,8 @@ pub struct Receipt {
     pub queued: Span,
     /// T7 - T6.
     pub handling: Span,
+    /// How far off T4 can be. Zero for the kernel's stamp, which is on the clock of the others; not so the NIC's.
+    pub error: Span,
 }
 
 /// T1 to T3 of a packet that the reporter sent.
@@ -110,9 +113,10 @@ impl Report {
     fn put(&self, out: &mut Vec<u8>) {
         let time = |out: &mut Vec<u8>, span: Span| leb128::put_signed(out, span.as_nanos());
         match *self {
-            Self::Receipt(Receipt { counter, received_before, ingress, queued, handling }) => {
+            Self::Receipt(Receipt { counter, received_before, ingress, queued, handling, error }) => {
                 let counted = if counter.is_some() { COUNTED } else { 0 };
-                out.push(RECEIPT | counted | if ingress.is_some() { FIRST } else { 0 });
+                let inexact = if error == Span::ZERO { 0 } else { SECOND };
+                out.push(RECEIPT | counted | inexact | if ingress.is_some() { FIRST } else { 0 });
                 if let Some(counter) = counter {
                     leb128::put(out, counter.into());
                 }
@@ -122,6 +126,9 @@ impl Report {
                 }
                 time(out, queued);
                 time(out, handling);
+                if inexact != 0 {
+                    time(out, error);
+                }
             }
             Self::Sending(Sending { counter, egress, qdisc, hooked }) => {
                 let flag = |is: bool, flag: u8| if is { flag } else { 0 };
@@ -167,6 +174,7 @@ impl Report {
                 ingress: time(flags & FIRST != 0)?,
                 queued: time(true)?.unwrap_or_default(),
                 handling: time(true)?.unwrap_or_default(),
+                error: time(flags & SECOND != 0)?.unwrap_or_default(),
             }),
             SENDING => Self::Sending(Sending {
                 counter: counter.ok_or(WireError::Malformed("a report of no packet"))?,
@@ -323,9 +331,9 @@ mod tests {
 
     fn report() -> impl Strategy<Value = Report> {
         let maybe = || prop::option::of(span());
-        let receipt = (prop::option::of(any::<u32>()), span(), maybe(), span(), span()).prop_map(
-            |(counter, received_before, ingress, queued, handling)| {
-                Report::Receipt(Receipt { counter, received_before, ingress, queued, handling })
+        let receipt = (prop::option::of(any::<u32>()), span(), maybe(), span(), span(), span()).prop_map(
+            |(counter, received_before, ingress, queued, handling, error)| {
+                Report::Receipt(Receipt { counter, received_before, ingress, queued, handling, error })
             },
         );
         let sending =

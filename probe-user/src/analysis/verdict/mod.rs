@@ -10,8 +10,8 @@
 //!   in which the clocks cancel, changed too; an antisymmetric change is a clock's;
 //! * a cause is said after two evaluations in a row that found it, and no more after three that did not.
 //!
-//! Blind spot: T4 is taken after NIC, interrupt and NAPI, and T3 before the driver's queue. A host that is short of CPU can
-//! lengthen `network`; then the verdict is [`Cause::NetworkOrHostSoftirq`].
+//! Blind spot: T4 is taken after NIC, interrupt and NAPI (unless the NIC stamps it), and T3 before the driver's queue. A
+//! host that is short of CPU can lengthen `network`; then the verdict is [`Cause::NetworkOrHostSoftirq`].
 //!
 //! No IO, no clock reads; the same input gives the same verdicts ([`record`]). About 20 kB per path.
 

@@ -180,7 +180,7 @@ prop_compose! {
         rate in prop::option::of((1_000..100_000_000u64, 0..100_000u64)
             .prop_map(|(bits_per_second, queue_bytes)| Rate { bits_per_second, queue_bytes })),
     ) -> LinkSpec {
-        LinkSpec { delay: Span::from_nanos(delay), jitter, loss, reorder, duplicate, rate, partition: false }
+        LinkSpec { delay: Span::from_nanos(delay), jitter, loss, reorder, duplicate, rate, partition: false, source_port: None }
     }
 }
 
