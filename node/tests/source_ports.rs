@@ -79,10 +79,11 @@ fn run(probe: &'static str, address: impl Fn(&Host) -> IpAddr) -> Result<()> {
     let departures = &a["gossip"]["departures"];
     let (complete, given_up) =
         (departures["complete"].as_u64(), departures["given_up"].as_u64().unwrap_or(0));
-    ensure!(complete >= Some(2 * ENOUGH) && given_up < ENOUGH / 8, "{departures}");
+    ensure!(complete >= Some(ENOUGH) && given_up < ENOUGH / 8, "{departures}");
     let segments = &b["paths"][0]["segments"];
     let of = |segment: &str| segments[segment]["count"].as_f64().unwrap_or(0.0);
-    ensure!(of("qdisc") > 0.8 * of("network"), "{segments}");
+    // Of the last packets the sender could not tell any more; of one port alone it would be a quarter.
+    ensure!(of("qdisc") > 0.5 * of("network"), "{segments}");
     Ok(())
 }
 
