@@ -132,7 +132,10 @@ impl Stats {
     pub fn packet(&mut self, from: &str, ports: &[u16], now: MonoNs) {
         if let Some(path) = self.paths.get(from, now) {
             path.packets += 1;
-            path.ports.set(ports);
+            // None are told as long as the sender uses but one of them: what is known stays.
+            if !ports.is_empty() {
+                path.ports.set(ports);
+            }
         }
     }
 

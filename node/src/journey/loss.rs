@@ -28,8 +28,11 @@ pub(super) struct Told {
 }
 
 impl Told {
-    /// This was settled about the way in.
-    pub(super) fn settled(&mut self, loss: &Loss, now: MonoNs) {
+    /// This was settled about the way in. Who is no neighbour is told nothing, and of nothing later.
+    pub(super) fn settled(&mut self, loss: &Loss, neighbour: bool, now: MonoNs) {
+        if !neighbour {
+            return self.forget_waiting();
+        }
         if loss.here() + loss.lost_outside > 0 {
             self.lossy_until = Some(now + TOLD_FOR);
         }
@@ -46,6 +49,11 @@ impl Told {
     /// That was told.
     pub(super) fn told(&mut self) {
         self.waiting = None;
+    }
+
+    /// Nothing of before is to be told any more.
+    pub(super) fn forget_waiting(&mut self) {
+        (self.waiting, self.lossy_until) = (None, None);
     }
 
     /// A packet was sent to the peer.
@@ -87,18 +95,22 @@ mod tests {
     fn nothing_is_told_before_a_loss_and_all_for_half_a_minute_after_one() {
         let mut told = Told::default();
         let calm = Loss { received: 10, ..Loss::default() };
-        told.settled(&calm, at(0));
+        told.settled(&calm, true, at(0));
         assert_eq!(told.waiting(), None);
         let lossy = Loss { lost_outside: 2, lost_here: [("X".to_owned(), 1)].into(), ..calm.clone() };
-        told.settled(&lossy, at(1));
-        told.settled(&calm, at(2));
+        told.settled(&lossy, true, at(1));
+        told.settled(&calm, true, at(2));
         assert_eq!(told.waiting(), Some(&LossReport { here: 1, outside: 2, received: 20 }), "not told yet");
         told.told();
-        told.settled(&calm, at(30));
+        told.settled(&calm, true, at(30));
         assert_eq!(told.waiting(), Some(&LossReport { here: 0, outside: 0, received: 10 }));
         told.told();
-        told.settled(&calm, at(31));
+        told.settled(&calm, true, at(31));
         assert_eq!(told.waiting(), None);
+        told.settled(&lossy, true, at(40));
+        told.settled(&calm, false, at(41));
+        told.settled(&calm, true, at(42));
+        assert_eq!(told.waiting(), None, "it was no neighbour in between");
     }
 
     #[test]

@@ -196,6 +196,7 @@ impl Journeys {
         let (counters, over) = (&mut self.counters, &mut self.over);
         let mut end = |journey| over.push((packet.from.clone(), Way::Incoming, journey));
         path.received(packet, receipt, applied, clock, counters, &mut end);
+        let neighbour = self.judges.may_be_neighbour(packet.from.as_str());
         for report in reports {
             let done = match report {
                 Report::Receipt(report) => path
@@ -208,7 +209,9 @@ impl Journeys {
                 Report::Sending(report) => path.arrivals.complete(report).map(|journey| {
                     over.push((packet.from.clone(), Way::Incoming, journey));
                 }),
-                Report::Loss(report) => path.told.heard(report),
+                Report::Loss(report) if neighbour => path.told.heard(report),
+                // Of no use to who judges no path there.
+                Report::Loss(_) => Ok(()),
                 Report::Host(evidence) => {
                     path.host = Some((*evidence, applied));
                     Ok(())

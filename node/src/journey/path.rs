@@ -201,6 +201,7 @@ impl Path {
         self.arrivals.drain().for_each(over);
         if before.incarnation != series.incarnation {
             self.pending.clear();
+            self.told.forget_waiting();
         }
         if (before.peer_epoch, before.local_epoch) != (series.peer_epoch, series.local_epoch) {
             self.stepped = Some(now);

@@ -81,7 +81,7 @@ impl Journeys {
             self.lost.add(loss);
             if let Some(path) = self.paths.find(peer.as_str()) {
                 path.lost.add(loss);
-                path.told.settled(loss, now);
+                path.told.settled(loss, self.judges.is_neighbour(peer.as_str()), now);
             }
         }
         losses

@@ -359,7 +359,8 @@ impl Driver {
     fn read_departures(&mut self, all: bool) {
         let journeys = &mut self.journeys;
         let mut departed = |to: &NodeId, sent, report| journeys.departed(to, sent, report);
-        if let Some(departing) = &mut self.stamping.departing {
+        let due = |departing: &&mut Departing| all || departing.is_due() || departing.has_to_be_asked();
+        if let Some(departing) = self.stamping.departing.as_mut().filter(due) {
             departing.read(&self.socket, &self.clock.mapping, &mut departed);
         }
         self.further.read(all, &self.clock.mapping, departed);

@@ -35,7 +35,7 @@ pub(super) fn wait<'a>(
     time: Span,
 ) -> io::Result<Ready> {
     let of = |fd| PollFd::new(fd, PollFlags::POLLIN);
-    let mut fds: SmallVec<[PollFd<'_>; 4]> = smallvec![of(socket.as_fd()), of(bell.as_fd())];
+    let mut fds: SmallVec<[PollFd<'_>; 10]> = smallvec![of(socket.as_fd()), of(bell.as_fd())];
     let clock = clock.map(|clock| {
         fds.push(of(clock.as_fd()));
         fds.len() - 1

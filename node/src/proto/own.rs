@@ -206,7 +206,6 @@ impl Core {
         if above > 0 {
             self.counters.restarts_found += 1;
             self.rewrite(above, now, clock);
-            self.note_ports_told();
         }
     }
 
@@ -215,6 +214,7 @@ impl Core {
         let void = self.state.reversion_own(floor, now);
         let flags = Flags { reversioned: true, ..Flags::INTERNAL };
         self.put_own(COMPACT_KEY, void.to_string().as_bytes(), flags, now, clock);
+        self.note_ports_told();
     }
 
     /// Someone was told of a node's entries up to `version`.

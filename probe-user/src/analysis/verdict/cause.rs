@@ -26,9 +26,9 @@ pub enum Cause {
     ReceiverKernel,
     /// The sender's kernel, before the qdisc.
     SenderKernel,
-    /// The reporting host's kernel drops this path's packets.
+    /// The receiver's kernel drops this path's packets.
     LossHere,
-    /// Packets are lost outside of the reporting host.
+    /// Packets are lost before they come to the receiver.
     LossNetwork,
     /// One-way times moved or cannot be trusted as a clock does not tell the truth, or is not known well enough.
     ClockUncertain,

@@ -82,11 +82,9 @@ impl Bad<'_> {
 
 fn blame(worst: &Worst) -> Blame {
     match worst.cause {
-        Cause::ReceiverProcess | Cause::ReceiverKernel => Blame::Receiver,
+        // Whichever end says so: what a kernel drops of a path's packets, the receiver's does.
+        Cause::ReceiverProcess | Cause::ReceiverKernel | Cause::LossHere => Blame::Receiver,
         Cause::SenderProcess | Cause::SenderKernel | Cause::LocalQueue => Blame::Sender,
-        // Dropped by the host that says so.
-        Cause::LossHere if worst.outgoing => Blame::Sender,
-        Cause::LossHere => Blame::Receiver,
         _ => Blame::Way,
     }
 }

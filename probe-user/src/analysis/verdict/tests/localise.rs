@@ -83,6 +83,8 @@ fn each_place_is_found_at_every_size() {
         // A cause that names an end itself.
         let (receiver, sender) = (Cause::ReceiverProcess, Cause::LocalQueue);
         check(&|_, b| when(b == h, receiver), Place::ReceiveSide(id(h)), receiver);
+        // Both ends say it, the sender by the receiver's word.
+        check(&|_, b| when(b == h, Cause::LossHere), Place::ReceiveSide(id(h)), Cause::LossHere);
         check(&|a, b| when((a, b) == (next, h), receiver), Place::ReceiveSide(id(h)), receiver);
         check(&|a, _| when(a == h, sender), Place::SendSide(id(h)), sender);
         check(&|_, _| receiver, Place::Everybody, receiver);
