@@ -14,6 +14,7 @@ const CHANCE: f64 = 1e-3;
 #[serde(default)]
 pub struct LostByPort {
     /// Lost, by port; those without loss are not in it.
+    #[serde(with = "pairs")]
     pub lost: BTreeMap<u16, u64>,
     /// How many ports there are; 0 or 1 when the sender has no further ones.
     pub of: u8,
@@ -61,6 +62,21 @@ impl LostByPort {
         let mut ports: Vec<u16> = counts[..taken].iter().map(|(_, port)| *port).collect();
         ports.sort_unstable();
         Some((ports, top, total))
+    }
+}
+
+/// As a list: JSON's keys are strings, which are not read back as numbers within a tagged line.
+mod pairs {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(lost: &BTreeMap<u16, u64>, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(lost)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<u16, u64>, D::Error> {
+        Ok(Vec::<(u16, u64)>::deserialize(from)?.into_iter().collect())
     }
 }
 
@@ -119,6 +135,18 @@ mod tests {
             assert!(bound >= exact && bound < 20.0 * exact, "{bound} {exact}");
         }
         assert_eq!((tail(0, 0, 0.5), tail(8, 2, 0.25)), (1.0, 1.0));
+    }
+
+    #[test]
+    fn they_are_read_back_from_a_record() {
+        use crate::analysis::verdict::Loss;
+        use crate::analysis::verdict::record::{PathName, ReplayLine, read_line, write_line};
+        let loss =
+            Loss { lost_outside: 3, by_port: by_port(4, &[(40_002, 2), (7176, 1)]), ..Loss::default() };
+        let path = PathName { from: "a".into(), to: "b".into() };
+        let at = probe_ebpf::time::MonoNs::from_nanos(5);
+        let line = ReplayLine::Loss { path, at, loss };
+        assert_eq!(read_line(&write_line(&line).unwrap(), 1).unwrap(), line);
     }
 
     #[test]
