@@ -259,17 +259,7 @@ mod tests {
             let mut legs = [None; 7];
             legs[Leg::Network.index()] = Some(ms(network, 7));
             legs[Leg::Handling.index()] = handling.map(|value| ms(value, 0));
-            Journey {
-                counter: 1,
-                at: at(1),
-                legs,
-                network_has_egress: false,
-                departed_by_hooks: false,
-                queue_has_ingress: false,
-                correction: Correction::Ntp,
-                stamps: Span::ZERO,
-                epochs: 0,
-            }
+            Journey { legs, correction: Correction::Ntp, ..Journey::unknown(1, at(1)) }
         };
         for from in ["b", "b", "a"] {
             stats.packet(from, &[], at(1));

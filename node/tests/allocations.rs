@@ -119,7 +119,7 @@ impl World {
             }
             let mut parts = [&*bytes, &[]];
             if let Some(peer) = transmit.destination.as_ref().filter(|_| transmit.protocol == Protocol::V1) {
-                node.journeys.sent(peer, transmit.id, sent, Span::ZERO, &self.clock);
+                node.journeys.sent(peer, transmit.id, sent, Span::ZERO, None, &self.clock);
                 node.tail.begin(bytes, 1400);
                 node.journeys.write_reports(peer, transmit.answers, sent, &mut node.tail);
                 parts = node.tail.split(bytes);

@@ -158,7 +158,7 @@ impl Ours {
             match (&mut self.judging, &transmit.destination) {
                 (Some(judging), Some(peer)) if transmit.protocol == Protocol::V1 => {
                     let Judging { journeys, tail, packet: whole, max_packet, .. } = &mut **judging;
-                    journeys.sent(peer, transmit.id, now, Span::ZERO, &clock);
+                    journeys.sent(peer, transmit.id, now, Span::ZERO, None, &clock);
                     whole.clear();
                     if transmit.limited {
                         whole.extend_from_slice(packet);

@@ -98,16 +98,12 @@ mod tests {
     fn journey(counter: u32, at_ms: i64, network_us: i64) -> Journey {
         let mut legs = [None; 7];
         legs[Leg::Network.index()] = Some(Bounded::new(Span::from_micros(network_us), Span::from_micros(5)));
+        let at = MonoNs::from_nanos(at_ms * 1_000_000);
         Journey {
-            counter,
-            at: MonoNs::from_nanos(at_ms * 1_000_000),
             legs,
             network_has_egress: true,
-            departed_by_hooks: false,
-            queue_has_ingress: false,
             correction: Correction::Fused,
-            stamps: Span::ZERO,
-            epochs: 0,
+            ..Journey::unknown(counter, at)
         }
     }
     fn sending(counter: u32, egress_us: i64, qdisc_us: i64) -> v1::Sending {

@@ -1,5 +1,7 @@
 //! Losses on the way out: only the peer sees them, and tells.
 
+use std::collections::VecDeque;
+
 use probe_ebpf::time::{MonoNs, Span};
 use probe_user::analysis::verdict::Loss;
 
@@ -8,6 +10,9 @@ use crate::wire::v1::LossReport;
 
 /// For so long after the last loss the peer is told of what comes, too: a loss is judged by its share.
 const TOLD_FOR: Span = Span::from_secs(30);
+/// Evaluations, one a second, after which packets that the peer did not tell of are not told of any more: it sums up
+/// losses until a packet goes here, and waits two seconds for late ones.
+const TOLD_WITHIN: usize = 60;
 /// Packets that are not counted when they are sent, as long as nobody is known at the address, but when they come.
 const UNCOUNTED: u64 = 16;
 /// The reason that stands for all of a peer's: it tells how many its kernel dropped, not why.
@@ -25,6 +30,8 @@ pub(super) struct Told {
     accounted: u64,
     /// ...of those that were sent to it.
     sent: u64,
+    /// `sent` at the last evaluations.
+    sent_before: VecDeque<u64>,
 }
 
 impl Told {
@@ -77,8 +84,14 @@ impl Told {
         Ok(())
     }
 
-    /// What was heard since the last call.
+    /// Once a second: what was heard since the last call.
     pub(super) fn take(&mut self) -> Loss {
+        self.sent_before.push_back(self.sent);
+        if self.sent_before.len() > TOLD_WITHIN
+            && let Some(long_ago) = self.sent_before.pop_front()
+        {
+            self.accounted = self.accounted.max(long_ago);
+        }
         std::mem::take(&mut self.heard)
     }
 }
@@ -125,5 +138,11 @@ mod tests {
         let loss = told.take();
         assert_eq!((loss.here(), loss.lost_outside, loss.received), (3, 7, 90));
         assert_eq!(told.take(), Loss::default());
+        // What was sent while nothing was lost is not told of a minute later.
+        (0..1000).for_each(|_| told.sent());
+        (0..=TOLD_WITHIN).for_each(|_| drop(told.take()));
+        (0..10).for_each(|_| told.sent());
+        assert_eq!(told.heard(&report(0, 27, 0)), Err(ReportRefused::Implausible));
+        assert_eq!(told.heard(&report(0, 9, 1)), Ok(()));
     }
 }

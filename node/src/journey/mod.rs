@@ -4,7 +4,8 @@
 //! - writes timing reports into what is sent ([`write_reports`](Journeys::write_reports)) and reads the peers';
 //! - keeps each peer's clock against the local one ([`PeerEstimate`](probe_user::clock::peer::PeerEstimate)), puts that
 //!   together with NTP's word, and so corrects one-way times ([`Align`]);
-//! - finds clocks that lie ([`Honesty`]).
+//! - finds clocks that lie ([`Honesty`]);
+//! - counts what is lost, and tells the sender of it.
 //!
 //! Reports are claims (DESIGN section 1): one of a packet that was never sent, sent too long ago or reported before, or
 //! with times that contradict each other, is refused and counted. A plausible lie cannot be told from the truth.
@@ -28,7 +29,7 @@ use probe_ebpf::parse::PacketId;
 use probe_ebpf::time::{Bounded, MonoNs, Span};
 use probe_user::analysis::align::{Align, Correction, OneWay, PeerClock, SentStamp};
 use probe_user::analysis::breakdown::Receipt;
-use probe_user::analysis::journey::Journey;
+use probe_user::analysis::journey::{Journey, SourcePort};
 use probe_user::analysis::verdict::{HostEvidence, Loss};
 use probe_user::clock::fusion::{Fused, fuse, ntp_delta};
 use probe_user::clock::honesty::{Finding, Honesty, Transition, Verdict, Who};
@@ -43,6 +44,7 @@ use counters::ReportRefused;
 use drops::Drops;
 pub use judges::{Judges, Way};
 use path::Path;
+use sent::SentPacket;
 
 /// `bpf_ktime_get_ns` may step back a little (kernel/time/timekeeping.c), and mappings have errors: spans may be
 /// negative by this much.
@@ -137,11 +139,20 @@ impl Journeys {
     }
 
     /// A packet was sent to a member at `sent` (T1), `queued` after the core handed it over (T0).
-    pub fn sent(&mut self, to: &NodeId, id: PacketId, sent: MonoNs, queued: Span, clock: &ClockView) {
+    pub fn sent(
+        &mut self,
+        to: &NodeId,
+        id: PacketId,
+        sent: MonoNs,
+        queued: Span,
+        source: Option<SourcePort>,
+        clock: &ClockView,
+    ) {
         if id.counter > 0
             && let Some(path) = self.paths.get(to.as_str(), sent)
         {
-            path.sent(id.counter, sent, queued, clock);
+            let (counter, epoch) = (id.counter, clock.mapping.epoch);
+            path.sent(SentPacket { counter, sent, queued, left: None, epoch, source, reported: false });
         }
     }
 

@@ -16,7 +16,7 @@ use super::loss::Told;
 use super::sent::{Sent, SentPacket};
 use super::tally::Tally;
 use super::{Counters, ReportRefused, SLACK};
-use crate::proto::PacketArrival;
+use crate::proto::{PacketArrival, place, source_port};
 use crate::wire::v1;
 
 /// So many packets in a row that say that the peer is another run of itself, or its clock was stepped, are believed.
@@ -72,8 +72,8 @@ enum Pending {
 }
 
 impl Path {
-    pub(super) fn sent(&mut self, counter: u32, at: MonoNs, queued: Span, clock: &ClockView) {
-        self.sent.push(counter, at, queued, clock.mapping.epoch);
+    pub(super) fn sent(&mut self, packet: SentPacket) {
+        self.sent.push(packet);
         self.told.sent();
     }
 
@@ -178,6 +178,7 @@ impl Path {
             correction: packet.one_way.map_or(Correction::None, |one_way| one_way.correction),
             stamps: receipt.received.map_or(Span::ZERO, |stamp| stamp.error + MAPPING),
             epochs: self.epochs(),
+            source: source_port(&packet.ports, place(packet.id.counter, packet.ports.len())),
         }
     }
 
@@ -282,6 +283,7 @@ impl Path {
             correction: fused.kind,
             stamps: MAPPING + report.error,
             epochs: self.epochs(),
+            source: packet.source,
         }
     }
 

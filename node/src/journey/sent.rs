@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use probe_ebpf::time::{MonoNs, Span};
+use probe_user::analysis::journey::SourcePort;
 
 /// For so long packets are remembered: one that takes seconds on the way must not be unknown when it is reported, or
 /// only the quick ones would make journeys.
@@ -23,6 +24,8 @@ pub(super) struct SentPacket {
     pub(super) left: Option<(Span, Span)>,
     /// Epoch of the local wall clock then.
     pub(super) epoch: u32,
+    /// Where it was sent from, of several ports.
+    pub(super) source: Option<SourcePort>,
     /// The peer has reported its receipt.
     pub(super) reported: bool,
 }
@@ -32,11 +35,12 @@ pub(super) struct SentPacket {
 pub(super) struct Sent(VecDeque<SentPacket>);
 
 impl Sent {
-    pub(super) fn push(&mut self, counter: u32, sent: MonoNs, queued: Span, epoch: u32) {
-        while self.0.front().is_some_and(|oldest| self.0.len() >= KEPT || sent - oldest.sent > REMEMBERED) {
+    pub(super) fn push(&mut self, packet: SentPacket) {
+        let old = |oldest: &SentPacket| packet.sent - oldest.sent > REMEMBERED;
+        while self.0.front().is_some_and(|oldest| self.0.len() >= KEPT || old(oldest)) {
             self.0.pop_front();
         }
-        self.0.push_back(SentPacket { counter, sent, queued, left: None, epoch, reported: false });
+        self.0.push_back(packet);
     }
 
     /// The packet with this counter; `None` when it was never sent, or too long ago.
@@ -55,13 +59,22 @@ mod tests {
     fn the_last_packets_are_found_and_no_others() {
         let mut sent = Sent::default();
         let at = |ms: u32| MonoNs::from_nanos(i64::from(ms) * 1_000_000);
+        let packet = |counter, sent| SentPacket {
+            counter,
+            sent,
+            queued: Span::ZERO,
+            left: None,
+            epoch: 0,
+            source: None,
+            reported: false,
+        };
         for counter in 1..=3000 {
-            sent.push(counter, at(counter), Span::ZERO, 0);
+            sent.push(packet(counter, at(counter)));
         }
         assert_eq!(sent.find(3000).unwrap().sent, at(3000));
         assert_eq!(sent.find(1977).unwrap().counter, 1977);
         assert!(sent.find(1976).is_none() && sent.find(3001).is_none());
-        sent.push(3001, at(12_900), Span::ZERO, 0);
+        sent.push(packet(3001, at(12_900)));
         assert!(sent.find(2900).is_some() && sent.find(2899).is_none(), "older than ten seconds");
     }
 }

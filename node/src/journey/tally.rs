@@ -3,7 +3,7 @@
 use probe_user::analysis::verdict::{Loss, LostByPort};
 
 use super::drops::Reasons;
-use crate::proto::{Sequence, place};
+use crate::proto::{SOURCE_PORTS_MAX, Sequence, place};
 
 /// So many of the packets that are missing in one gap are told apart by their port, at most: a peer may claim any gap.
 const BY_PORT_MOST: u32 = 1024;
@@ -27,6 +27,26 @@ struct Counts {
     duplicated: u64,
 }
 
+impl Counts {
+    /// Is a packet missing, of this port?
+    fn holds(&self, port: Option<&u16>) -> bool {
+        self.missing > 0 && port.is_none_or(|port| self.by_port.lost.contains_key(port))
+    }
+
+    /// It came.
+    fn found(&mut self, port: Option<&u16>) {
+        self.missing = self.missing.saturating_sub(1);
+        if let Some(port) = port
+            && let Some(lost) = self.by_port.lost.get_mut(port)
+        {
+            *lost = lost.saturating_sub(1);
+            if *lost == 0 {
+                self.by_port.lost.remove(port);
+            }
+        }
+    }
+}
+
 impl Tally {
     /// A packet with this counter came, from one of these ports.
     pub(super) fn note(&mut self, sequence: Option<Sequence>, counter: u32, ports: &[u16]) {
@@ -41,19 +61,25 @@ impl Tally {
         }
         self.now.received += 1;
         self.now.missing += u64::from(sequence.lost_before);
-        let port = |back: u32| ports.get(place(counter.wrapping_sub(back), ports.len()));
-        if !ports.is_empty() {
-            for port in (1..=sequence.lost_before.min(BY_PORT_MOST)).filter_map(port) {
-                *self.now.by_port.lost.entry(*port).or_default() += 1;
+        let place = |back: u32| place(counter.wrapping_sub(back), ports.len());
+        if !ports.is_empty() && sequence.lost_before > 0 {
+            let mut lost = [0; 1 + SOURCE_PORTS_MAX];
+            for back in 1..=sequence.lost_before.min(BY_PORT_MOST) {
+                lost[place(back)] += 1;
+            }
+            for (port, lost) in ports.iter().zip(lost).filter(|(_, lost)| *lost > 0) {
+                *self.now.by_port.lost.entry(*port).or_default() += lost;
             }
         }
         if sequence.reordered {
             self.now.reordered += 1;
             // It was counted as missing: now, in the second before, or so long ago that it stays so.
-            let counts = if self.now.missing > 0 { &mut self.now } else { &mut self.before };
-            counts.missing = counts.missing.saturating_sub(1);
-            if let Some(lost) = port(0).and_then(|port| counts.by_port.lost.get_mut(port)) {
-                *lost = lost.saturating_sub(1);
+            let port = ports.get(place(0));
+            let mut counts = [&mut self.now, &mut self.before];
+            if let Some(counts) = counts.iter_mut().find(|counts| counts.holds(port)) {
+                counts.found(port);
+            } else if let Some(counts) = counts.iter_mut().find(|counts| counts.missing > 0) {
+                counts.found(None);
             }
         }
     }
@@ -93,6 +119,22 @@ mod tests {
         let second = tally.next();
         assert_eq!((second.received, second.lost_outside, second.reordered, second.duplicated), (1, 0, 1, 1));
         assert!(first.by_port.is_empty() && second.by_port.is_empty());
+    }
+
+    #[test]
+    fn a_late_packet_is_taken_off_its_own_port_s_losses_at_a_second_s_turn() {
+        let (mut tally, ports) = (Tally::default(), [10, 20]);
+        let of =
+            |wanted: u16, from: u32| (from..).find(|counter| ports[place(*counter, 2)] == wanted).unwrap();
+        let lost = Some(Sequence { lost_before: 1, ..Sequence::default() });
+        let (late, other) = (of(10, 100), of(20, 200));
+        tally.note(lost, late + 1, &ports);
+        tally.next();
+        tally.note(lost, other + 1, &ports);
+        tally.note(Some(Sequence { reordered: true, ..Sequence::default() }), late, &ports);
+        let (first, second) = (tally.next(), tally.next());
+        assert_eq!((first.lost_outside, first.by_port.lost.len()), (0, 0));
+        assert_eq!((second.lost_outside, second.by_port.lost), (1, [(20, 1)].into()));
     }
 
     #[test]

@@ -68,7 +68,7 @@ impl Side {
         let mut tail = v1::Tail::default();
         tail.begin(&[0; 100], 1400);
         self.journeys.write_reports(&to.id, answers, at, &mut tail);
-        self.journeys.sent(&to.id, id, at, US(2), &self.clock);
+        self.journeys.sent(&to.id, id, at, US(2), None, &self.clock);
         let (egress, qdisc) = (Some(way.egress), Some(way.qdisc));
         self.journeys.departed(&to.id, at, v1::Sending { counter: id.counter, egress, qdisc, hooked: false });
         let sent = SentStamp {

@@ -115,7 +115,8 @@ impl Driver {
             &options,
         )?;
         let stamped = stamping.departing.is_some();
-        let further = Further::open(config.bind, &config.source_ports, &marks, stamped)?;
+        let advertise = config.advertise_when_bound(socket.bound());
+        let further = Further::open(config.bind, advertise.port(), &config.source_ports, &marks, stamped)?;
         for reason in
             stamping.reason().into_iter().chain(stamping.hardware.as_ref().and_then(Hardware::reason))
         {
@@ -152,7 +153,7 @@ impl Driver {
                             config.node_id.clone(),
                         ))
                     })?,
-                    config.advertise_when_bound(socket.bound()),
+                    advertise,
                 )
             },
             now,

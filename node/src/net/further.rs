@@ -4,6 +4,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd as _, BorrowedFd};
 
 use probe_ebpf::time::MonoNs;
+use probe_user::analysis::journey::SourcePort;
 use probe_user::clock::Mapping;
 use probe_user::transmit;
 use socket2::{SockFilter, SockRef};
@@ -11,13 +12,15 @@ use socket2::{SockFilter, SockRef};
 use super::NetError;
 use super::departing::{Departing, DepartureTotals};
 use super::socket::{self, Marks};
-use crate::proto::NodeId;
+use crate::proto::{NodeId, SourcePorts, source_port};
 use crate::wire::v1::Sending;
 
 /// They are stamped by the kernel for their error queues also where the gossip socket has hooks.
 #[derive(Debug, Default)]
 pub(super) struct Further {
     ports: Vec<Port>,
+    /// Of the gossip socket and these; empty without these.
+    all: SourcePorts,
 }
 
 #[derive(Debug)]
@@ -28,10 +31,11 @@ struct Port {
 }
 
 impl Further {
-    /// Binds these ports of the gossip socket's address; 0 takes a free one. `stamps`: have the kernel stamp what they
+    /// Binds these ports of the gossip socket's address, which is `advertised` with its port; 0 takes a free one. `stamps`: have the kernel stamp what they
     /// send.
     pub(super) fn open(
         address: SocketAddr,
+        advertised: u16,
         ports: &[u16],
         marks: &Marks,
         stamps: bool,
@@ -54,7 +58,15 @@ impl Further {
             let number = socket.local_addr().map_err(bind)?.port();
             Ok(Port { socket, number, departing })
         };
-        Ok(Self { ports: ports.iter().map(open).collect::<Result<_, _>>()? })
+        let ports = ports.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+        let all = if ports.is_empty() { None } else { Some(advertised) };
+        let all = all.into_iter().chain(ports.iter().map(|port| port.number)).collect();
+        Ok(Self { ports, all })
+    }
+
+    /// The port at this place, the advertised one being the first; `None` where that is the only one.
+    pub(super) fn source(&self, place: usize) -> Option<SourcePort> {
+        source_port(&self.all, place)
     }
 
     /// Their numbers.

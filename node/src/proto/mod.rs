@@ -111,7 +111,7 @@ pub use self::limits::Limits;
 pub use self::node_id::NodeId;
 pub use self::outbox::{Event, Outbox, PacketArrival, StreamKind, Transmit};
 pub use self::peer::Protocol;
-pub use self::ports::{SOURCE_PORTS_MAX, SourcePorts, place};
+pub use self::ports::{SOURCE_PORTS_MAX, SourcePorts, place, source_port};
 pub use self::sequence::Sequence;
 pub use self::view::{EntryCounts, EntryView, Member, MemberStatus};
 

@@ -11,6 +11,7 @@
 
 use std::net::SocketAddr;
 
+use probe_user::analysis::journey::SourcePort;
 use smallvec::SmallVec;
 
 use super::core::Core;
@@ -35,6 +36,11 @@ pub const fn place(counter: u32, ports: usize) -> usize {
     hash ^= hash >> 16;
     // The high bits of a product: an even share for any number.
     ((hash as u64 * ports as u64) >> 32) as usize
+}
+
+/// The one at this place of a sender's ports; `None` when it has only one.
+pub fn source_port(ports: &[u16], place: usize) -> Option<SourcePort> {
+    Some(SourcePort { port: *ports.get(place)?, of: ports.len().try_into().ok()? })
 }
 
 /// An entry's value.

@@ -3,7 +3,7 @@
 use probe_user::analysis::journey::{Journey, Leg};
 
 use super::Distribution;
-use crate::proto::{SourcePorts, place};
+use crate::proto::SourcePorts;
 use crate::report::SourcePortReport;
 
 /// One distribution for each port of a sender that has several.
@@ -23,8 +23,9 @@ impl PortStats {
     }
     /// A journey from there is over.
     pub fn journey(&mut self, journey: &Journey) {
-        let of = self.network.get_mut(place(journey.counter, self.ports.len()));
-        if let (Some(of), Some(network)) = (of, journey.leg(Leg::Network)) {
+        let (Some(source), Some(network)) = (journey.source, journey.leg(Leg::Network)) else { return };
+        let place = self.ports.iter().position(|port| *port == source.port);
+        if let Some(of) = place.and_then(|place| self.network.get_mut(place)) {
             of.record(network);
         }
     }
@@ -42,8 +43,8 @@ impl PortStats {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::{place, source_port};
     use probe_ebpf::time::{Bounded, MonoNs, Span};
-    use probe_user::analysis::align::Correction;
 
     #[test]
     fn a_longer_path_shows_at_its_port_and_new_ports_begin_anew() {
@@ -52,20 +53,11 @@ mod tests {
         stats.set(&ports);
         for counter in 1..=300 {
             stats.set(&ports);
-            let slow = ports[place(counter, 3)] == 8;
+            let source = source_port(&ports, place(counter, 3));
+            let slow = source.unwrap().port == 8;
             let mut legs = [None; 7];
             legs[Leg::Network.index()] = Some(Bounded::exact(Span::from_millis(if slow { 6 } else { 1 })));
-            stats.journey(&Journey {
-                counter,
-                at: MonoNs::from_nanos(0),
-                legs,
-                network_has_egress: false,
-                departed_by_hooks: false,
-                queue_has_ingress: false,
-                correction: Correction::Ntp,
-                stamps: Span::ZERO,
-                epochs: 0,
-            });
+            stats.journey(&Journey { legs, source, ..Journey::unknown(counter, MonoNs::from_nanos(0)) });
         }
         let ms: Vec<_> =
             stats.reports().iter().map(|p| (p.port, (p.network.p50_ns + 500_000) / 1_000_000)).collect();

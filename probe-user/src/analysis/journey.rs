@@ -57,6 +57,15 @@ impl Leg {
     }
 }
 
+/// The port that a packet was sent from, of a sender that sends from several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct SourcePort {
+    /// Its number.
+    pub port: u16,
+    /// How many the sender has.
+    pub of: u8,
+}
+
 /// One packet's journey as far as one end knows it: a leg is `None` where a stamp is missing (half journeys are kept
 /// and marked so). The legs between known stamps always add up to the time from the first to the last of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,9 +90,26 @@ pub struct Journey {
     pub stamps: Span,
     /// Numbers of both clocks' epochs, one word: values of unlike ones do not compare.
     pub epochs: u64,
+    /// Where it was sent from; `None` when the sender has one port, or it is not sure which.
+    pub source: Option<SourcePort>,
 }
 
 impl Journey {
+    /// A journey of which no leg is known.
+    pub const fn unknown(counter: u32, at: MonoNs) -> Self {
+        Self {
+            counter,
+            at,
+            legs: [None; 7],
+            network_has_egress: false,
+            departed_by_hooks: false,
+            queue_has_ingress: false,
+            correction: Correction::None,
+            stamps: Span::ZERO,
+            epochs: 0,
+            source: None,
+        }
+    }
     /// One leg.
     pub fn leg(&self, leg: Leg) -> Option<Bounded> {
         self.legs[leg.index()]
@@ -129,17 +155,7 @@ mod tests {
         for (leg, ns) in known {
             legs[leg.index()] = Some(Bounded::exact(Span::from_nanos(*ns)));
         }
-        Journey {
-            counter: 1,
-            at: MonoNs::from_nanos(0),
-            legs,
-            network_has_egress: false,
-            departed_by_hooks: false,
-            queue_has_ingress: false,
-            correction: Correction::Ntp,
-            stamps: Span::ZERO,
-            epochs: 0,
-        }
+        Journey { legs, ..Journey::unknown(1, MonoNs::from_nanos(0)) }
     }
 
     #[test]

@@ -15,17 +15,18 @@ impl Driver {
         if !self.sending {
             return;
         }
-        let source = self.clock.offset.source;
+        let clock_source = self.clock.offset.source;
         for (transmit, bytes) in self.out.packets_mut() {
             let sent = mono_now();
             let (wall, queued) = (self.clock.mapping.wall(sent), sent - transmit.handed_over);
             if transmit.protocol == Protocol::V1 {
-                v1::stamp(bytes, wall, queued, &PeerClock::of(&self.clock, sent), source)
+                v1::stamp(bytes, wall, queued, &PeerClock::of(&self.clock, sent), clock_source)
                     .expect("the core's own packets have a header");
             }
             let mut parts = [&*bytes, &[]];
             if let Some(to) = transmit.destination.as_ref().filter(|_| transmit.protocol == Protocol::V1) {
-                self.journeys.sent(to, transmit.id, sent, queued, &self.clock);
+                let source = self.further.source(transmit.source);
+                self.journeys.sent(to, transmit.id, sent, queued, source, &self.clock);
                 if !transmit.limited {
                     self.tail.begin(bytes, self.config.max_packet_bytes);
                     self.journeys.write_reports(to, transmit.answers, sent, &mut self.tail);

@@ -8,6 +8,7 @@ use super::circumstances::{Lateness, Usual};
 use super::learn::{BUCKET, BUCKET_SAMPLES, History, Normal};
 use super::leg::{Limits, Shape};
 use super::loss::{Loss, LossWindow};
+use super::ports::{self, Gathered};
 use super::sentence::{Names, network_normal};
 use super::standing::{Found, Standing};
 use super::window::{FURTHEST, Sample, Series, Window, judged_series};
@@ -52,6 +53,8 @@ struct View<'a> {
     numbers: [Option<LegNumbers>; 7],
     /// Largest stamp error of the network times.
     stamps: Span,
+    /// Where those with a long network time come from, if it is some of several ports.
+    slow_ports: Option<Gathered>,
 }
 
 impl View<'_> {
@@ -203,14 +206,21 @@ impl PathJudge {
         let series = judged_series(&samples, LEAST_SAMPLES);
         let of_series = samples.iter().filter(|sample| Some(sample.series) == series);
         let stamps = of_series.map(|sample| sample.stamps).max().unwrap_or_default();
-        let mut view = View { samples, series, shapes: [None; 7], numbers: [None; 7], stamps };
+        let mut view =
+            View { samples, series, shapes: [None; 7], numbers: [None; 7], stamps, slow_ports: None };
         for leg in Leg::ALL {
             let values = View::values(&view.samples, leg, series);
             let normal = self.history(leg, series).and_then(|history| history.normal(leg));
             let limits = Limits::of(leg, normal.as_ref());
             // Without limits the numbers are still shown.
             let shown = limits.or_else(|| Limits::first(leg, &values));
-            let Some(shape) = shown.and_then(|limits| Shape::of(&values, &limits)) else { continue };
+            let Some(mut shape) = shown.and_then(|limits| Shape::of(&values, &limits)) else { continue };
+            if leg == Leg::Network {
+                let of_series = view.samples.iter().filter(|sample| Some(sample.series) == series);
+                let each = |sample: &&Sample| Some((sample.source?, shape.is_hit(sample.leg(leg)?)));
+                view.slow_ports = ports::slow(of_series.filter_map(each));
+                shape.of_some_ports = view.slow_ports.is_some();
+            }
             let bound = match (leg, &normal) {
                 (Leg::Network, Some(normal)) => {
                     (now - normal.oldest).drift(drift_ppb) + stamps + normal.stamps

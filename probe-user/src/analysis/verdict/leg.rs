@@ -67,6 +67,10 @@ impl Limits {
         })
     }
 
+    fn is_hit(&self, value: Span) -> bool {
+        value - self.base >= self.hit
+    }
+
     /// Of a first bucket: against its own median.
     pub(super) fn first(leg: Leg, values: &[(MonoNs, Span)]) -> Option<Self> {
         let mut sorted: Vec<Span> = values.iter().map(|(_, value)| *value).collect();
@@ -93,6 +97,8 @@ pub(super) struct Shape {
     pub(super) mean: Span,
     /// The same without the longest of them.
     mean_rest: Span,
+    /// Those that count are of one way among several, or in one queue of several: no host's lateness chooses so.
+    pub(super) of_some_ports: bool,
     /// Mean of all values but the twentieth at either end, less `base`, of either sign: what a few stalls do not move.
     pub(super) mean_change: Span,
 }
@@ -105,7 +111,7 @@ impl Shape {
         let at = |part: usize, of: usize| sorted.get((sorted.len() * part).div_ceil(of).max(1) - 1).copied();
         let (median, p90, p99) = (at(1, 2)?, at(9, 10)?, at(99, 100)?);
         let excess = |value: Span| value - limits.base;
-        let counted = || values.iter().filter(|(_, value)| excess(*value) >= limits.hit);
+        let counted = || values.iter().filter(|(_, value)| limits.is_hit(*value));
         let times = || counted().map(|(at, _)| *at);
         let hit_span = times().max().zip(times().min()).map_or(Span::ZERO, |(last, first)| last - first);
         let mean = |sum: i128, of: usize| {
@@ -123,6 +129,7 @@ impl Shape {
             p99,
             spread: p90 - median,
             hits: counted().count(),
+            of_some_ports: false,
             hit_span,
             mean: mean(sum, values.len()),
             mean_rest: mean(sum - longest, values.len()),
@@ -130,6 +137,10 @@ impl Shape {
         })
     }
 
+    /// Does a value count?
+    pub(super) fn is_hit(&self, value: Span) -> bool {
+        self.limits.is_hit(value)
+    }
     /// By how much the median exceeds the normal one.
     pub(super) fn change(&self) -> Span {
         self.median - self.limits.base
@@ -145,7 +156,7 @@ impl Shape {
     }
     /// Do the journeys that count weigh so many times what it takes?
     fn has_tail(&self, n: i64) -> bool {
-        let rare = self.hits * RARE < self.samples;
+        let rare = self.hits * RARE < self.samples && !self.of_some_ports;
         if rare {
             self.mean_rest > times(self.limits.mean, RARE_WEIGHT * n)
         } else {

@@ -1,12 +1,15 @@
-//! Is a loss one of a few source ports? Then it is on one of several parallel paths.
+//! Is a loss or a longer time one of a few source ports? Then it is on one of several parallel paths, or in one of the
+//! receiver's several queues: both are chosen by a hash over addresses and ports.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::analysis::journey::SourcePort;
+
 /// Ports told apart; a path has eight at a time (`node::proto`), and may get others.
 const PORTS: usize = 16;
-/// How unlikely it must be that the losses fell on these ports by chance.
+/// How unlikely it must be that this many packets were from these ports by chance.
 const CHANCE: f64 = 1e-3;
 
 /// Lost packets by the port that they were sent from, on a path whose packets are sent from several.
@@ -26,43 +29,107 @@ impl LostByPort {
         self.of == 0
     }
 
-    /// Adds what was counted in another time; more ports than the first few are left out.
-    pub fn add(&mut self, other: &Self) {
-        for (port, count) in &other.lost {
-            if self.lost.contains_key(port) || self.lost.len() < PORTS {
-                let sum = self.lost.entry(*port).or_default();
-                *sum = sum.saturating_add(*count);
-            }
+    /// Adds what was counted later; of more ports than fit, those that lost least before are forgotten: a sender that
+    /// starts anew may have other ones.
+    pub fn add(&mut self, later: &Self) {
+        for (port, count) in &later.lost {
+            let sum = self.lost.entry(*port).or_default();
+            *sum = sum.saturating_add(*count);
         }
-        self.of = self.of.max(other.of);
+        while self.lost.len() > PORTS {
+            let least = |(port, lost): &(&u16, &u64)| (later.lost.contains_key(port), **lost, **port);
+            let Some(least) = self.lost.iter().min_by_key(least).map(|(port, _)| *port) else { break };
+            self.lost.remove(&least);
+        }
+        self.of = self.of.max(later.of);
     }
 
-    /// The ports on which the losses gather, if chance alone would hardly do it, and how many they are of all that are
-    /// told apart by port. Every packet has each port with the same chance.
-    pub(super) fn gathered(&self) -> Option<(Vec<u16>, u64, u64)> {
+    /// The ports on which the losses gather, if they do. Every packet has each port with the same chance.
+    pub(super) fn gathered(&self) -> Option<Gathered> {
         let ports = usize::from(self.of);
-        let mut counts: Vec<(u64, u16)> = self.lost.iter().map(|(port, lost)| (*lost, *port)).collect();
-        if ports < 2 || counts.len() > ports {
+        if ports < 2 || self.lost.len() > ports {
             return None;
         }
-        counts.sort_unstable_by_key(|(lost, port)| (std::cmp::Reverse(*lost), *port));
-        let total = counts.iter().fold(0_u64, |sum, (lost, _)| sum.saturating_add(*lost));
-        let mut best: Option<(f64, usize, u64)> = None;
-        let (mut top, mut ways) = (0_u64, 1.0);
-        for (taken, (lost, _)) in (1..ports).zip(&counts) {
-            top = top.saturating_add(*lost);
-            // As many choices of so many ports there are.
-            ways *= (ports + 1 - taken) as f64 / taken as f64;
-            let chance = ways * tail(total, top, taken as f64 / ports as f64);
-            if chance < CHANCE && best.is_none_or(|(least, ..)| chance < least) {
-                best = Some((chance, taken, top));
-            }
-        }
-        let (_, taken, top) = best?;
-        let mut ports: Vec<u16> = counts[..taken].iter().map(|(_, port)| *port).collect();
-        ports.sort_unstable();
-        Some((ports, top, total))
+        let fair = 1.0 / ports as f64;
+        let counts = self.lost.iter().map(|(port, lost)| Count { port: *port, hits: *lost, share: fair });
+        gathered(counts.collect(), self.of)
     }
+}
+
+/// Packets of one port.
+#[derive(Clone, Copy, Debug)]
+struct Count {
+    port: u16,
+    /// Those that something happened to.
+    hits: u64,
+    /// Of all packets.
+    share: f64,
+}
+
+/// What happens gathers on some ports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Gathered {
+    /// These, in order.
+    ports: Vec<u16>,
+    /// What happened there ...
+    top: u64,
+    /// ... of all that happened.
+    total: u64,
+    /// How many ports there are.
+    of: u8,
+}
+
+impl std::fmt::Display for Gathered {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { ports, top, total, of } = self;
+        let plural = if ports.len() == 1 { "" } else { "s" };
+        let ports = ports.iter().map(u16::to_string).collect::<Vec<_>>().join(" and ");
+        write!(
+            f,
+            "{top} of {total} from source port{plural} {ports} (of {of}): one of several paths or receive queues"
+        )
+    }
+}
+
+/// The ports of the journeys that took long, if it is some of several: of all journeys where they came from, and whether
+/// they took long.
+pub(super) fn slow(journeys: impl Iterator<Item = (SourcePort, bool)>) -> Option<Gathered> {
+    // By port: all, and those that took long.
+    let (mut by_port, mut of) = (BTreeMap::<u16, (u64, u64)>::new(), 0);
+    for (source, is_slow) in journeys {
+        let (all, hits) = by_port.entry(source.port).or_default();
+        *all += 1;
+        *hits += u64::from(is_slow);
+        of = of.max(source.of);
+    }
+    let all = by_port.values().map(|(all, _)| all).sum::<u64>() as f64;
+    let count =
+        |(port, (packets, hits)): (u16, (u64, u64))| Count { port, hits, share: packets as f64 / all };
+    gathered(by_port.into_iter().map(count).collect(), of)
+}
+
+/// Some ports, fewer than all, whose part of the hits chance alone would hardly make.
+fn gathered(mut counts: Vec<Count>, of: u8) -> Option<Gathered> {
+    let density = |count: &Count| count.hits as f64 / count.share;
+    counts.sort_by(|a, b| density(b).total_cmp(&density(a)).then(a.port.cmp(&b.port)));
+    let total = counts.iter().fold(0_u64, |sum, count| sum.saturating_add(count.hits));
+    let all = usize::from(of).max(counts.len());
+    let mut best: Option<(f64, usize, u64)> = None;
+    let (mut top, mut share, mut ways) = (0_u64, 0.0, 1.0);
+    for (taken, count) in (1..all).zip(&counts) {
+        top = top.saturating_add(count.hits);
+        share += count.share;
+        // As many choices of so many ports there are.
+        ways *= (all + 1 - taken) as f64 / taken as f64;
+        let chance = ways * tail(total, top, share);
+        if chance < CHANCE && best.is_none_or(|(least, ..)| chance < least) {
+            best = Some((chance, taken, top));
+        }
+    }
+    let (_, taken, top) = best?;
+    let mut ports: Vec<u16> = counts[..taken].iter().map(|count| count.port).collect();
+    ports.sort_unstable();
+    Some(Gathered { ports, top, total, of })
 }
 
 /// As a list: JSON's keys are strings, which are not read back as numbers within a tagged line.
@@ -105,7 +172,9 @@ mod tests {
 
     #[test]
     fn losses_of_some_ports_are_told_and_those_of_chance_are_not() {
-        let gathered = |of, lost: &[(u16, u64)]| by_port(of, lost).gathered();
+        let gathered = |of, lost: &[(u16, u64)]| {
+            by_port(of, lost).gathered().map(|Gathered { ports, top, total, .. }| (ports, top, total))
+        };
         assert_eq!(gathered(4, &[(3, 20)]), Some((vec![3], 20, 20)));
         assert_eq!(gathered(4, &[(1, 12), (3, 14)]), Some((vec![1, 3], 26, 26)));
         assert_eq!(gathered(4, &[(1, 2), (2, 1), (3, 30), (4, 1)]), Some((vec![3], 30, 34)));
@@ -122,6 +191,28 @@ mod tests {
             assert_eq!(gathered(of, lost), None, "{of} {lost:?}");
         }
         assert!(gathered(255, &[(1, u64::MAX), (2, u64::MAX)]).is_some(), "wild numbers do no harm");
+    }
+
+    #[test]
+    fn long_journeys_of_some_ports_are_told_and_those_of_chance_are_not() {
+        let slow = |by_port: &[(u16, u64, u64)]| {
+            let each = |(port, all, hits): &(u16, u64, u64)| {
+                let source = SourcePort { port: *port, of: 4 };
+                (0..*all).map(|n| (source, n < *hits)).collect::<Vec<_>>()
+            };
+            slow(by_port.iter().flat_map(each)).map(|gathered| gathered.to_string())
+        };
+        let told = |told: &str| Some(format!("{told} (of 4): one of several paths or receive queues"));
+        let one = told("12 of 12 from source port 3");
+        assert_eq!(slow(&[(1, 12, 0), (2, 12, 0), (3, 12, 12), (4, 12, 0)]), one);
+        let two = told("24 of 25 from source ports 2 and 3");
+        assert_eq!(slow(&[(1, 12, 0), (2, 13, 12), (3, 12, 12), (4, 12, 1)]), two);
+        // Whoever sends most from one port, as before the receiver knows the others, has most of the long ones there.
+        assert_eq!(slow(&[(1, 90, 30), (2, 3, 0), (3, 4, 1), (4, 3, 0)]), None);
+        assert_eq!(slow(&[(1, 50, 30)]), None);
+        assert_eq!(slow(&[(1, 12, 5), (2, 12, 3), (3, 12, 6), (4, 12, 4)]), None);
+        assert_eq!(slow(&[(1, 12, 0), (2, 12, 0), (3, 12, 3), (4, 12, 0)]), None, "too few to tell");
+        assert_eq!(slow(&[]), None);
     }
 
     #[test]
@@ -156,5 +247,6 @@ mod tests {
             sum.add(&by_port(4, &[(port, u64::MAX), (1, 1)]));
         }
         assert_eq!((sum.lost.len(), sum.of), (PORTS, 4));
+        assert!(sum.lost.contains_key(&99), "a new port is not left out: {sum:?}");
     }
 }

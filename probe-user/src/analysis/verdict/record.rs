@@ -6,7 +6,7 @@ use probe_ebpf::time::{Bounded, MonoNs, Span};
 use serde::{Deserialize, Serialize};
 
 use crate::analysis::align::Correction;
-use crate::analysis::journey::Journey;
+use crate::analysis::journey::{Journey, SourcePort};
 
 use super::serial::{mono_serde, span_serde};
 use super::{Cause, Circumstances, Confidence, Loss, PathJudge, Verdict};
@@ -44,6 +44,9 @@ pub struct JourneyRecord {
     pub stamps: i64,
     /// [`Journey::epochs`].
     pub epochs: u64,
+    /// [`Journey::source`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<SourcePort>,
 }
 
 impl From<&Journey> for JourneyRecord {
@@ -57,6 +60,7 @@ impl From<&Journey> for JourneyRecord {
             correction: journey.correction,
             stamps: journey.stamps.as_nanos(),
             epochs: journey.epochs,
+            source: journey.source,
         }
     }
 }
@@ -74,6 +78,7 @@ impl From<&JourneyRecord> for Journey {
             correction: record.correction,
             stamps: Span::from_nanos(record.stamps),
             epochs: record.epochs,
+            source: record.source,
         }
     }
 }

@@ -68,13 +68,7 @@ impl Names {
 fn gathered(sum: &Loss) -> String {
     // What was dropped here has nothing to do with ports, and is among them.
     let few_here = sum.here().saturating_mul(10) <= sum.lost_outside;
-    let Some((ports, top, total)) = sum.by_port.gathered().filter(|_| few_here) else { return String::new() };
-    let (plural, of) = (if ports.len() == 1 { "" } else { "s" }, sum.by_port.of);
-    let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
-    format!(
-        ", {top} of {total} from source port{plural} {} (of {of}): one of several paths",
-        ports.join(" and ")
-    )
+    sum.by_port.gathered().filter(|_| few_here).map_or(String::new(), |gathered| format!(", {gathered}"))
 }
 
 /// How the network does, when something else is the cause.
@@ -102,11 +96,15 @@ mod tests {
         let plain = "31 of 400 packets of 30 s lost on the way";
         assert_eq!(
             lost(&[(40_002, 30), (7176, 1)], 0),
-            format!("{plain}, 30 of 31 from source port 40002 (of 4): one of several paths")
+            format!(
+                "{plain}, 30 of 31 from source port 40002 (of 4): one of several paths or receive queues"
+            )
         );
         assert_eq!(
             lost(&[(40_003, 15), (40_002, 16)], 0),
-            format!("{plain}, 31 of 31 from source ports 40002 and 40003 (of 4): one of several paths")
+            format!(
+                "{plain}, 31 of 31 from source ports 40002 and 40003 (of 4): one of several paths or receive queues"
+            )
         );
         assert_eq!(lost(&[(1, 8), (2, 8), (3, 7), (4, 8)], 0), plain);
         assert_eq!(lost(&[(40_002, 35)], 4), plain, "some of them were dropped here");

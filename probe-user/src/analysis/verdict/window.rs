@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use probe_ebpf::time::{MonoNs, Span};
 
 use crate::analysis::align::Correction;
-use crate::analysis::journey::{Journey, Leg};
+use crate::analysis::journey::{Journey, Leg, SourcePort};
 
 /// Journeys held: 8 kB.
 const HELD: usize = 128;
@@ -52,6 +52,7 @@ pub(super) struct Sample {
     pub(super) stamps: Span,
     pub(super) series: Series,
     pub(super) queue_has_ingress: bool,
+    pub(super) source: Option<SourcePort>,
 }
 
 impl From<&Journey> for Sample {
@@ -72,6 +73,7 @@ impl From<&Journey> for Sample {
                 has_egress: journey.network_has_egress,
             },
             queue_has_ingress: journey.queue_has_ingress,
+            source: journey.source,
         }
     }
 }
@@ -96,7 +98,7 @@ impl Sample {
     /// A total order: samples that compare equal are the same.
     fn key(&self) -> impl Ord + use<> {
         let local = self.local.map(f32::to_bits);
-        let rest = (self.network, self.stamps, self.queue_has_ingress);
+        let rest = (self.network, self.stamps, self.queue_has_ingress, self.source);
         (self.at, self.counter, self.series.key(), local, rest)
     }
 }

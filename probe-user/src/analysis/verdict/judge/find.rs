@@ -100,6 +100,9 @@ impl PathJudge {
             way_is_longer |= cause == Cause::Network && shape.is_typical() && confidence > Confidence::Low;
             let (p99, share) = worst(view, leg);
             let mut why = self.names.long(leg, &numbers, shape.hits, p99, share);
+            if let Some(ports) = view.slow_ports.as_ref().filter(|_| leg == Leg::Network) {
+                why = format!("{why}, {ports}");
+            }
             if let Some(note) = note {
                 why = format!("{why} ({note})");
             }

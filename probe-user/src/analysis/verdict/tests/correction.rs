@@ -58,16 +58,14 @@ impl Pair {
 fn journey(second: i64, part: i64, network: Span, times: Times) -> Journey {
     let mut legs = [Some(Bounded::exact(Span::from_micros(20))); 7];
     legs[Leg::Network.index()] = Some(Bounded::new(network, Span::from_micros(200)));
+    let counter = u32::try_from(second * 4 + part).unwrap();
+    let at = MonoNs::from_nanos(second * 1_000_000_000 + part * 250_000_000);
     Journey {
-        counter: u32::try_from(second * 4 + part).unwrap(),
-        at: MonoNs::from_nanos(second * 1_000_000_000 + part * 250_000_000),
         legs,
-        network_has_egress: false,
-        departed_by_hooks: false,
-        queue_has_ingress: false,
         correction: times.correction,
         stamps: Span::from_nanos(400),
         epochs: times.epochs,
+        ..Journey::unknown(counter, at)
     }
 }
 

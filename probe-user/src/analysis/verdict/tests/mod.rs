@@ -3,6 +3,7 @@
 mod attribution;
 mod correction;
 mod localise;
+mod ports;
 mod properties;
 mod rng;
 mod world;

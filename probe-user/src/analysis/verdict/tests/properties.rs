@@ -7,7 +7,7 @@ use probe_ebpf::time::{Bounded, MonoNs, Span};
 use super::rng::Rng;
 use super::world::{Case, Trouble, run};
 use crate::analysis::align::Correction;
-use crate::analysis::journey::Journey;
+use crate::analysis::journey::{Journey, SourcePort};
 use crate::analysis::verdict::record::{Replay, replay};
 use crate::analysis::verdict::{Cause, Change, Circumstances, HostEvidence, Loss, PathJudge};
 
@@ -23,6 +23,7 @@ prop_compose! {
     fn any_journey()(
         counter: u32, at in wild(), legs in prop::array::uniform7(prop::option::of((wild(), wild()))),
         network_has_egress: bool, queue_has_ingress: bool, correction in 0..4, stamps in wild(), epochs in 0u64..3,
+        source in prop::option::of((any::<u16>(), any::<u8>())),
     ) -> Journey {
         let bounded = |(value, bound)| Bounded::new(Span::from_nanos(value), Span::from_nanos(bound));
         let corrections = [Correction::Ntp, Correction::Fused, Correction::PeerOnly, Correction::None];
@@ -36,6 +37,7 @@ prop_compose! {
             correction: corrections[correction as usize],
             stamps: Span::from_nanos(stamps),
             epochs,
+            source: source.map(|(port, of)| SourcePort { port, of }),
         }
     }
 }

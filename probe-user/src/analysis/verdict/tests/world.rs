@@ -250,16 +250,15 @@ impl World<'_> {
         };
         let error = Span::from_nanos(40);
         let bounded = |leg: usize| Bounded::new(span(legs[leg]), error);
+        let at = mono(if direction == 0 { at } else { t });
         Journey {
-            counter: self.counter[direction],
-            at: mono(if direction == 0 { at } else { t }),
             legs: std::array::from_fn(|leg| (!hidden(leg)).then(|| bounded(leg))),
             network_has_egress: self.case.no_tx_stamps,
-            departed_by_hooks: false,
             queue_has_ingress: without_event,
             correction: Correction::Fused,
             stamps: error,
             epochs: u64::from(stepped && t >= self.case.quiet),
+            ..Journey::unknown(self.counter[direction], at)
         }
     }
 
