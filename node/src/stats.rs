@@ -21,7 +21,8 @@ pub use peers::Peers;
 pub use ports::PortStats;
 pub use window::Window;
 
-/// Peers and origins that are remembered, each; the bound of memory (2 to 10 kB per peer, 600 kB at worst).
+/// Peers and origins that are remembered, each; the bound of memory (2 to 10 kB per peer, 600 kB at worst; more for peers with
+/// several source ports, 1 kB for each).
 pub const MAX_PEERS: usize = 256;
 
 /// What kind of entry was propagated.

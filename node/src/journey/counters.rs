@@ -9,7 +9,7 @@ pub(super) enum ReportRefused {
     Unknown,
     /// Of a packet whose receipt was reported before.
     Repeated,
-    /// Its times contradict each other.
+    /// Its times contradict each other, or it tells of more packets than were sent.
     Implausible,
     /// The local clock was stepped between the packet and its report.
     OtherEpoch,

@@ -317,20 +317,7 @@ impl Core {
         let (id, member) = self.links.next(to);
         let source = self.source_for(member, id.counter);
         let destination = member.map(|index| self.state[index].id.clone());
-        let start = out.buffer.len();
-        let protocol = Protocol::V1;
-        Transmit {
-            to,
-            destination,
-            kind,
-            id,
-            answers: None,
-            limited: false,
-            protocol,
-            source,
-            handed_over: now,
-            range: start..start,
-        }
+        Transmit { destination, id, source, ..out.open(to, kind, Protocol::V1, now) }
     }
 }
 

@@ -9,7 +9,6 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use probe_ebpf::parse::PacketId;
 use probe_ebpf::time::MonoNs;
 use rand::Rng as _;
 
@@ -404,21 +403,7 @@ impl Core {
 
     fn open_v0(&self, to: SocketAddr, kind: Kind, now: MonoNs, out: &Outbox) -> Transmit {
         let destination = self.links.member(to).map(|index| self.state[index].id.clone());
-        let start = out.buffer.len();
-        let id = PacketId::default();
-        let protocol = Protocol::V0;
-        Transmit {
-            to,
-            destination,
-            kind,
-            id,
-            answers: None,
-            limited: false,
-            protocol,
-            source: 0,
-            handed_over: now,
-            range: start..start,
-        }
+        Transmit { destination, ..out.open(to, kind, Protocol::V0, now) }
     }
 
     /// A digest went there.

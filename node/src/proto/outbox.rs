@@ -149,6 +149,22 @@ impl Outbox {
         self.events.clear();
         self.streams.clear();
     }
+    /// A packet that begins at the end of the buffer: to nobody that is known, without a number.
+    pub(super) fn open(&self, to: SocketAddr, kind: Kind, protocol: Protocol, now: MonoNs) -> Transmit {
+        let start = self.buffer.len();
+        Transmit {
+            to,
+            destination: None,
+            kind,
+            id: PacketId::default(),
+            answers: None,
+            limited: false,
+            protocol,
+            source: 0,
+            handed_over: now,
+            range: start..start,
+        }
+    }
     /// A packet that begins where `transmit` says has been written to the end of the buffer.
     pub(super) fn close(&mut self, mut transmit: Transmit) {
         transmit.range.end = self.buffer.len();

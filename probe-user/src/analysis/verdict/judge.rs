@@ -6,9 +6,9 @@ use crate::analysis::journey::{Journey, Leg};
 
 use super::circumstances::{Lateness, Usual};
 use super::learn::{BUCKET, BUCKET_SAMPLES, History, Normal};
-use super::leg::{Limits, Shape};
+use super::leg::{Limits, Shape, Timed, slow_ports};
 use super::loss::{Loss, LossWindow};
-use super::ports::{self, Gathered};
+use super::ports::Gathered;
 use super::sentence::{Names, network_normal};
 use super::standing::{Found, Standing};
 use super::window::{FURTHEST, Sample, Series, Window, judged_series};
@@ -58,9 +58,13 @@ struct View<'a> {
 }
 
 impl View<'_> {
-    fn values(samples: &[&Sample], leg: Leg, series: Option<Series>) -> Vec<(MonoNs, Span)> {
+    fn values(samples: &[&Sample], leg: Leg, series: Option<Series>) -> Vec<Timed> {
         let fits = |sample: &&&Sample| leg != Leg::Network || Some(sample.series) == series;
-        samples.iter().filter(fits).filter_map(|sample| Some((sample.at, sample.leg(leg)?))).collect()
+        let timed = |sample: &&Sample| {
+            let source = sample.source.filter(|_| leg == Leg::Network);
+            Some(Timed { at: sample.at, time: sample.leg(leg)?, source })
+        };
+        samples.iter().filter(fits).filter_map(timed).collect()
     }
 }
 
@@ -214,12 +218,9 @@ impl PathJudge {
             let limits = Limits::of(leg, normal.as_ref());
             // Without limits the numbers are still shown.
             let shown = limits.or_else(|| Limits::first(leg, &values));
-            let Some(mut shape) = shown.and_then(|limits| Shape::of(&values, &limits)) else { continue };
-            if leg == Leg::Network {
-                let of_series = view.samples.iter().filter(|sample| Some(sample.series) == series);
-                let each = |sample: &&Sample| Some((sample.source?, shape.is_hit(sample.leg(leg)?)));
-                view.slow_ports = ports::slow(of_series.filter_map(each));
-                shape.of_some_ports = view.slow_ports.is_some();
+            let Some(shape) = shown.and_then(|limits| Shape::of(&values, &limits)) else { continue };
+            if shape.of_some_ports {
+                view.slow_ports = slow_ports(&values, &shape.limits);
             }
             let bound = match (leg, &normal) {
                 (Leg::Network, Some(normal)) => {

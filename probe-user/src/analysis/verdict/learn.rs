@@ -10,7 +10,7 @@ use probe_ebpf::time::{MonoNs, Span};
 
 use crate::analysis::journey::Leg;
 
-use super::leg::{Limits, Shape};
+use super::leg::{Limits, Shape, Timed};
 
 /// How long a bucket is at least.
 pub(super) const BUCKET: Span = Span::from_secs(5);
@@ -103,21 +103,14 @@ impl History {
 
     /// Takes a bucket's values, unless they are not normal. `clock` says that the path's both directions are known to
     /// have changed by opposite amounts.
-    pub(super) fn learn(
-        &mut self,
-        leg: Leg,
-        from: MonoNs,
-        values: &[(MonoNs, Span)],
-        stamps: Span,
-        clock: bool,
-    ) {
+    pub(super) fn learn(&mut self, leg: Leg, from: MonoNs, values: &[Timed], stamps: Span, clock: bool) {
         let normal = self.normal(leg);
         let Some(limits) = Limits::of(leg, normal.as_ref()).or_else(|| Limits::first(leg, values)) else {
             return;
         };
         let Some(shape) = Shape::of(values, &limits) else { return };
         if normal.is_some() {
-            let longer = shape.is_typical() || shape.mean > limits.mean;
+            let longer = shape.is_typical() || shape.is_heavy();
             let shorter = leg == Leg::Network && limits.base - shape.median >= limits.hit;
             let stays = match (longer || shorter, clock) {
                 (true, true) => CLOCK_STAYS,
@@ -155,7 +148,8 @@ mod tests {
     /// Feeds buckets that all hold one value.
     fn feed(history: &mut History, leg: Leg, value: Span, buckets: std::ops::Range<i64>, clock: bool) {
         for n in buckets {
-            let values: Vec<_> = (0..10).map(|i| (at(5 * n) + us(i * 400_000), value)).collect();
+            let timed = |i: i64| Timed { at: at(5 * n) + us(i * 400_000), time: value, source: None };
+            let values: Vec<_> = (0..10).map(timed).collect();
             history.learn(leg, at(5 * n), &values, Span::ZERO, clock);
         }
     }

@@ -2,9 +2,10 @@
 
 use probe_ebpf::time::{MonoNs, Span};
 
-use crate::analysis::journey::Leg;
+use crate::analysis::journey::{Leg, SourcePort};
 
 use super::learn::Normal;
+use super::ports::{self, Gathered};
 
 /// A leg on one host whose normal time is above this is not believed to be normal, however long it lasts.
 const HIGHEST_NORMAL: Span = Span::from_millis(20);
@@ -27,6 +28,15 @@ const fn floor(leg: Leg) -> Span {
     }
 }
 
+/// One journey's time in a leg.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Timed {
+    pub(super) at: MonoNs,
+    pub(super) time: Span,
+    /// Of a leg whose time may depend on it.
+    pub(super) source: Option<SourcePort>,
+}
+
 /// From where on a leg is too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Limits {
@@ -36,6 +46,9 @@ pub(super) struct Limits {
     pub(super) hit: Span,
     /// The time by which such journeys exceed `base`, divided by the number of all journeys, may be up to this.
     pub(super) mean: Span,
+    /// The same where such journeys are those of some source ports. No host's stalls do that, so
+    /// less of it is enough.
+    pub(super) mean_of_some_ports: Span,
 }
 
 fn times(span: Span, n: i64) -> Span {
@@ -52,9 +65,13 @@ impl Limits {
                 base: normal.median,
                 hit: floor.max(times(normal.spread, 3)),
                 mean: floor.half_up() + times(normal.tail, 3),
+                mean_of_some_ports: floor.half_up() + times(normal.tail, 2),
             },
             None if network => return None,
-            None => Self { base: Span::ZERO, hit: HIGHEST_NORMAL, mean: HIGHEST_NORMAL.half_up() },
+            None => {
+                let mean = HIGHEST_NORMAL.half_up();
+                Self { base: Span::ZERO, hit: HIGHEST_NORMAL, mean, mean_of_some_ports: mean }
+            }
         };
         Some(if network {
             limits
@@ -63,6 +80,7 @@ impl Limits {
                 base: limits.base.min(HIGHEST_NORMAL),
                 hit: limits.hit.min(HIGHEST_NORMAL),
                 mean: limits.mean.min(HIGHEST_NORMAL),
+                ..limits
             }
         })
     }
@@ -72,12 +90,18 @@ impl Limits {
     }
 
     /// Of a first bucket: against its own median.
-    pub(super) fn first(leg: Leg, values: &[(MonoNs, Span)]) -> Option<Self> {
-        let mut sorted: Vec<Span> = values.iter().map(|(_, value)| *value).collect();
+    pub(super) fn first(leg: Leg, values: &[Timed]) -> Option<Self> {
+        let mut sorted: Vec<Span> = values.iter().map(|value| value.time).collect();
         sorted.sort_unstable();
         let base = *sorted.get(sorted.len().saturating_sub(1) / 2)?;
-        Some(Self { base, hit: floor(leg), mean: floor(leg).half_up() })
+        let (hit, mean) = (floor(leg), floor(leg).half_up());
+        Some(Self { base, hit, mean, mean_of_some_ports: mean })
     }
+}
+
+/// Where the journeys that count come from, if it is some of several source ports.
+pub(super) fn slow_ports(values: &[Timed], limits: &Limits) -> Option<Gathered> {
+    ports::slow(values.iter().filter_map(|value| Some((value.source?, limits.is_hit(value.time)))))
 }
 
 /// A leg's times in a window, compared with its limits.
@@ -105,22 +129,22 @@ pub(super) struct Shape {
 
 impl Shape {
     /// `None` when there are no values.
-    pub(super) fn of(values: &[(MonoNs, Span)], limits: &Limits) -> Option<Self> {
-        let mut sorted: Vec<Span> = values.iter().map(|(_, value)| *value).collect();
+    pub(super) fn of(values: &[Timed], limits: &Limits) -> Option<Self> {
+        let mut sorted: Vec<Span> = values.iter().map(|value| value.time).collect();
         sorted.sort_unstable();
         let at = |part: usize, of: usize| sorted.get((sorted.len() * part).div_ceil(of).max(1) - 1).copied();
         let (median, p90, p99) = (at(1, 2)?, at(9, 10)?, at(99, 100)?);
         let excess = |value: Span| value - limits.base;
-        let counted = || values.iter().filter(|(_, value)| limits.is_hit(*value));
-        let times = || counted().map(|(at, _)| *at);
+        let counted = || values.iter().filter(|value| limits.is_hit(value.time));
+        let times = || counted().map(|value| value.at);
         let hit_span = times().max().zip(times().min()).map_or(Span::ZERO, |(last, first)| last - first);
         let mean = |sum: i128, of: usize| {
             let mean = sum / of.max(1) as i128;
             Span::from_nanos(i64::try_from(mean).unwrap_or(if mean < 0 { i64::MIN } else { i64::MAX }))
         };
         let ns = |value: Span| i128::from(excess(value).as_nanos());
-        let sum: i128 = counted().map(|(_, value)| ns(*value)).sum();
-        let longest = counted().map(|(_, value)| ns(*value)).max().unwrap_or(0);
+        let sum: i128 = counted().map(|value| ns(value.time)).sum();
+        let longest = counted().map(|value| ns(value.time)).max().unwrap_or(0);
         let most = &sorted[sorted.len() / 20..sorted.len() - sorted.len() / 20];
         Some(Self {
             limits: *limits,
@@ -129,7 +153,7 @@ impl Shape {
             p99,
             spread: p90 - median,
             hits: counted().count(),
-            of_some_ports: false,
+            of_some_ports: slow_ports(values, limits).is_some(),
             hit_span,
             mean: mean(sum, values.len()),
             mean_rest: mean(sum - longest, values.len()),
@@ -137,10 +161,6 @@ impl Shape {
         })
     }
 
-    /// Does a value count?
-    pub(super) fn is_hit(&self, value: Span) -> bool {
-        self.limits.is_hit(value)
-    }
     /// By how much the median exceeds the normal one.
     pub(super) fn change(&self) -> Span {
         self.median - self.limits.base
@@ -149,6 +169,10 @@ impl Shape {
     pub(super) fn is_typical(&self) -> bool {
         self.change() >= self.limits.hit
     }
+    /// Do the journeys that count weigh more than it takes for a bucket to be learnt as normal?
+    pub(super) fn is_heavy(&self) -> bool {
+        self.mean > self.limits.mean || self.of_some_ports && self.mean > self.limits.mean_of_some_ports
+    }
     /// Is the leg in trouble, by its median or by its tail?
     pub(super) fn is_long(&self) -> bool {
         let enough = self.hits >= LEAST_HITS.max(self.samples.div_ceil(HIT_SHARE));
@@ -156,8 +180,10 @@ impl Shape {
     }
     /// Do the journeys that count weigh so many times what it takes?
     fn has_tail(&self, n: i64) -> bool {
-        let rare = self.hits * RARE < self.samples && !self.of_some_ports;
-        if rare {
+        let rare = self.hits * RARE < self.samples;
+        if self.of_some_ports {
+            self.mean > times(self.limits.mean_of_some_ports, n)
+        } else if rare {
             self.mean_rest > times(self.limits.mean, RARE_WEIGHT * n)
         } else {
             self.mean > times(self.limits.mean, n)
@@ -181,7 +207,10 @@ mod tests {
     fn shape(values: &[i64], limits: &Limits) -> Shape {
         let values: Vec<_> = (0..)
             .zip(values)
-            .map(|(n, v)| (MonoNs::from_nanos(n * 100_000_000), Span::from_micros(*v)))
+            .map(|(n, v)| {
+                let at = MonoNs::from_nanos(n * 100_000_000);
+                Timed { at, time: Span::from_micros(*v), source: None }
+            })
             .collect();
         Shape::of(&values, limits).unwrap()
     }
@@ -226,8 +255,10 @@ mod tests {
 
     #[test]
     fn extremes_do_not_panic() {
-        let limits = Limits { base: Span::from_nanos(i64::MIN), hit: Span::MAX, mean: Span::MAX };
-        let values = [(MonoNs::from_nanos(i64::MIN), Span::MAX), (MonoNs::from_nanos(i64::MAX), Span::MAX)];
+        let (base, max) = (Span::from_nanos(i64::MIN), Span::MAX);
+        let limits = Limits { base, hit: max, mean: max, mean_of_some_ports: max };
+        let values =
+            [i64::MIN, i64::MAX].map(|at| Timed { at: MonoNs::from_nanos(at), time: max, source: None });
         assert!(Shape::of(&values, &limits).is_some());
         assert_eq!(Shape::of(&[], &limits), None);
     }

@@ -13,6 +13,10 @@ const RATE: i64 = 10;
 /// What is said after half a minute of calm and ten seconds in which those of which `slow` says so, by port and number,
 /// take 8 ms longer.
 fn said(of: u8, slow: impl Fn(u16, u32) -> bool) -> Verdict {
+    said_after(of, |port, counter, second| second >= 30 && slow(port, counter))
+}
+
+fn said_after(of: u8, slow: impl Fn(u16, u32, i64) -> bool) -> Verdict {
     let mut judge = PathJudge::new("a", "b");
     let mut verdict = None;
     for second in 0..40 {
@@ -21,7 +25,7 @@ fn said(of: u8, slow: impl Fn(u16, u32) -> bool) -> Verdict {
             // No pattern, as in the product.
             let scattered = counter.wrapping_mul(0x9e37_79b1) >> 16;
             let port = PORTS[scattered as usize % usize::from(of)];
-            let late = second >= 30 && slow(port, counter);
+            let late = slow(port, counter, second);
             let mut legs = [Some(Bounded::exact(Span::from_micros(20))); 7];
             let network = Span::from_micros(if late { 8_200 } else { 200 });
             legs[Leg::Network.index()] = Some(Bounded::new(network, Span::from_micros(50)));
@@ -54,6 +58,13 @@ fn a_way_that_some_source_ports_take_is_blamed_for_less_than_what_a_host_s_stall
         let any = said(of, quarter);
         assert_eq!(any.cause, Cause::Ok, "{}", any.evidence);
     }
+
+    // Not where that was always so, and nor where a host stalls now and then does its stall hide it.
+    let ever = said_after(4, |port, _, _| port == 40_003);
+    assert_eq!(ever.cause, Cause::Ok, "{}", ever.evidence);
+    let stall = |counter: u32| counter % 20 == 1;
+    let both = said_after(4, |port, counter, second| port == 40_003 && second >= 30 || stall(counter));
+    assert_eq!(both.cause, Cause::Network, "{}", both.evidence);
 
     let all = said(4, |_, _| true);
     assert!(all.cause == Cause::Network && !all.evidence.contains("source port"), "{}", all.evidence);
