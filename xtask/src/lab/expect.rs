@@ -212,12 +212,22 @@ fn cases(expectation: &Expectation, measured: &Measured) -> Vec<Case> {
 /// A time of a packet.
 type Pick<'a> = dyn Fn(&Packet) -> Option<i64> + 'a;
 
-/// A case for each path that is meant and of which something was said in the window.
+/// So many nodes are all ring neighbours of each other: they judge every path.
+const ALL_NEIGHBOURS: usize = 5;
+
+/// A case for each path that is meant and that carried packets, or of which something was said in the window.
 fn verdicts(expectation: &Expectation, measured: &Measured) -> Vec<Case> {
     let [from, until] = expectation.during.unwrap_or([f64::NEG_INFINITY, f64::INFINITY]);
     // Of each path how many were hits, of how many; and the last that was none.
     let mut paths: std::collections::BTreeMap<(usize, usize), (u32, u32, Option<&Statement>)> =
         Default::default();
+    // A path of which nobody says anything fails, where all nodes are ring neighbours of each other.
+    let all_neighbours = measured.remains.reports.len() <= ALL_NEIGHBOURS;
+    for packet in &measured.packets.joined {
+        if all_neighbours && is_meant(expectation, packet.from, packet.to) {
+            paths.entry((packet.from, packet.to)).or_default();
+        }
+    }
     let by = expectation.node.as_deref().and_then(host_index);
     let meant =
         |said: &&Statement| is_meant(expectation, said.from, said.to) && by.is_none_or(|by| by == said.by);
@@ -241,7 +251,11 @@ fn verdicts(expectation: &Expectation, measured: &Measured) -> Vec<Case> {
             let Statement { by, cause, evidence, .. } = said;
             place += &format!("; {} said {}: {evidence}", host_name(*by), cause.name());
         }
-        cases.push(Case { place, measured: Some(100.0 * f64::from(hits) / f64::from(all)), truth: None });
+        let measured = (all > 0).then(|| 100.0 * f64::from(hits) / f64::from(all));
+        if measured.is_none() {
+            place += "; nobody said anything";
+        }
+        cases.push(Case { place, measured, truth: None });
     }
     cases
 }
