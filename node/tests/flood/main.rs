@@ -12,12 +12,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
 
+mod real;
+mod strangers;
+#[path = "../support/mod.rs"]
 mod support;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -26,27 +28,22 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use pikoscope::control::watch::Change;
-use pikoscope::wire::v0::{self, DigestEntry, DigestWriter, stream};
-use pikoscope::wire::v1::{self, Listed, NodeRef, PacketWriter, Sender, StateSum, Step};
-use probe_ebpf::parse::PacketId;
 use probe_user::clock::mapping::mono_now;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
+use real::real_packets;
 use serde_json::Value;
-use support::arsenal::{Arsenal, From, Shot};
-use support::capture::{Seen, Sniffer, Spoofer};
+use strangers::{Strangers, goodbye_is_answered, hostile_connections};
+use support::arsenal::Arsenal;
 use support::trio::{Trio, count};
 use support::{alone, name, quantile};
-use xtask::rig::{Control, Namespace, Stopwatch, can_make_hosts, node, wait_for};
+use xtask::rig::{Control, Stopwatch, can_make_hosts, wait_for};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Datagrams, if nothing else is asked for.
 const DATAGRAMS: u64 = 100_000;
 /// The node under fire.
 const TARGET: usize = 1;
-/// Sockets of strangers: so many that speak v0 (of which half send under one of 60,000 addresses each time), and as
-/// many others.
-const STRANGERS: usize = 64;
 /// Share of a processor that the flood may take from the node.
 const SHARE: f64 = 0.4;
 /// Datagrams per second, at most.
@@ -56,75 +53,8 @@ const WAVE: Duration = Duration::from_millis(400);
 const CALM: Duration = Duration::from_millis(300);
 /// Good peers set a key this often.
 const PACE: Duration = Duration::from_millis(25);
-/// TCP connections of each bad kind.
-const CONNECTIONS: usize = 100;
 /// Growth of resident memory that is allowed.
 const GROWTH_KB: u64 = 5_000;
-
-/// All strangers, and what each sent and was sent.
-struct Strangers {
-    sockets: Vec<(UdpSocket, u64, u64)>,
-    spoofer: Spoofer,
-    /// Has a stranger behind every port, more than a node remembers of; what goes there is not counted.
-    crowd: Ipv4Addr,
-    crowded: u16,
-    to: SocketAddr,
-    next: usize,
-}
-
-impl Strangers {
-    fn new(trio: &Trio) -> Result<Self> {
-        let (switch, ip) = (trio.hosts.switch(), trio.hosts.switch_v4());
-        let sockets = switch.within(|| -> Result<_> {
-            (0..2 * STRANGERS)
-                .map(|_| {
-                    let socket = UdpSocket::bind((ip, 0))?;
-                    socket.set_nonblocking(true)?;
-                    Ok((socket, 0, 0))
-                })
-                .collect()
-        })??;
-        let crowd = Ipv4Addr::from_bits(ip.to_bits() - 1);
-        switch.batch(&format!("addr add {crowd}/24 dev br0\n"))?;
-        let (spoofer, to) = (Spoofer::open(switch)?, trio.address(TARGET));
-        Ok(Self { sockets, spoofer, crowd, crowded: 0, to, next: 0 })
-    }
-
-    fn fire(&mut self, shot: &Shot) -> Result<()> {
-        self.next = (self.next + 1) % STRANGERS;
-        let at = match shot.from {
-            From::Member(address) => return self.spoofer.send(address, self.to, &shot.bytes),
-            From::Asker if self.next.is_multiple_of(2) => {
-                self.crowded = self.crowded % 60_000 + 1;
-                let from = (self.crowd, self.crowded).into();
-                return self.spoofer.send(from, self.to, &shot.bytes);
-            }
-            From::Asker => self.next,
-            From::Stranger => STRANGERS + self.next,
-        };
-        let (socket, sent, _) = &mut self.sockets[at];
-        socket.send_to(&shot.bytes, self.to)?;
-        *sent += shot.bytes.len() as u64;
-        Ok(())
-    }
-
-    /// Takes what was answered.
-    fn drain(&mut self) {
-        let mut buffer = [0; 2048];
-        for (socket, _, received) in &mut self.sockets {
-            while let Ok(n) = socket.recv(&mut buffer) {
-                *received += n as u64;
-            }
-        }
-    }
-
-    /// Bytes sent and received, and the largest share received of what one sent.
-    fn totals(&self) -> (u64, u64, f64) {
-        let sum = |f: fn(&(UdpSocket, u64, u64)) -> u64| self.sockets.iter().map(f).sum();
-        let worst = self.sockets.iter().map(|(_, sent, got)| *got as f64 / (*sent).max(1) as f64);
-        (sum(|s| s.1), sum(|s| s.2), worst.fold(0.0, f64::max))
-    }
-}
 
 /// What a node told of its changes.
 struct Watch {
@@ -182,84 +112,6 @@ fn good_peers(controls: &[Control], stop: &AtomicBool) -> Result<Vec<BTreeMap<St
     Ok(held)
 }
 
-/// Real packets of every kind: those that are under way now, and those that a node answers.
-fn real_packets(trio: &Trio) -> Result<Vec<Seen>> {
-    let mut sniffer = Sniffer::open(trio.hosts.switch())?;
-    let stop = AtomicBool::new(false);
-    let controls: Vec<Control> = trio.nodes.iter().map(|node| node.control().clone()).collect();
-    let to = trio.address(TARGET);
-    let seen = thread::scope(|scope| {
-        let writer = scope.spawn(|| good_peers(&controls, &stop));
-        let seen = sniffer.collect(node::gossip(trio.hosts.switch_v4()).port(), |seen| {
-            let kinds: BTreeSet<_> = seen.iter().filter(|s| s.to == to).map(|s| kind(&s.bytes)).collect();
-            let wanted = ["v1 Request", "v1 delta and Answer", "v1 delta, eager", "v1 Offer"];
-            seen.len() > 300 && wanted.iter().all(|kind| kinds.contains(*kind))
-        });
-        stop.store(true, Ordering::Relaxed);
-        writer.join().map_err(|_| anyhow::anyhow!("the writer panicked"))??;
-        seen
-    })?;
-    let mut real: Vec<Seen> = seen.into_iter().collect();
-    real.sort_by(|a, b| (a.from, a.to, &a.bytes).cmp(&(b.from, b.to, &b.bytes)));
-    // In v0 as it answers a v0 node; a pull as it is made.
-    for bytes in [v0_request(), v0_request()] {
-        trio.stranger.set_read_timeout(Some(Duration::from_millis(300)))?;
-        trio.stranger.send_to(&bytes, trio.address(0))?;
-        let mut buffer = [0; 2048];
-        while let Ok((n, _)) = trio.stranger.recv_from(&mut buffer) {
-            // Not under its sender's address: that node speaks v1 to this one.
-            real.push(Seen { from: trio.address(0), to: trio.address(2), bytes: buffer[..n].to_vec() });
-        }
-    }
-    let mut pull = Vec::new();
-    let sender = Sender { node_id: &name(0), answers: None };
-    let id = PacketId { incarnation: 7, counter: 7 };
-    let mut w = PacketWriter::digest(&mut pull, 1400, id, &sender, Step::Pull, StateSum::default(), &[]);
-    for i in 0..3 {
-        assert!(w.list(Listed { node: NodeRef::of(&name(i)), version: 1 }));
-    }
-    w.finish();
-    real.push(Seen { from: trio.address(0), to: trio.address(2), bytes: pull });
-
-    let mut kinds = BTreeMap::new();
-    real.iter().for_each(|seen| *kinds.entry(kind(&seen.bytes)).or_insert(0) += 1);
-    println!("real packets: {kinds:?}");
-    ensure!(kinds.keys().filter(|kind| kind.starts_with("v0")).count() == 2, "v0: {kinds:?}");
-    Ok(real)
-}
-
-/// Long enough for a long answer.
-fn v0_request() -> Vec<u8> {
-    let mut out = Vec::new();
-    let sender = v0::Sender { node_id: "visitor", addr: "10.77.0.9:7", max_version: None };
-    let mut w = DigestWriter::new(&mut out, 1400, &sender, true);
-    for n in 0..25 {
-        w.push(&DigestEntry { id: &format!("nobody {n}"), addr: "10.77.0.9:7", version: 0, left: false });
-    }
-    w.finish();
-    out
-}
-
-fn kind(bytes: &[u8]) -> String {
-    if bytes.get(1) == Some(&v0::VERSION) {
-        return match v0::decode(bytes) {
-            Ok(v0::Packet::Digest { .. }) => "v0 digest".into(),
-            Ok(v0::Packet::Delta { .. }) => "v0 delta".into(),
-            Err(error) => format!("v0 {error}"),
-        };
-    }
-    match v1::decode(bytes) {
-        Ok(packet) => match (packet.delta, packet.digest) {
-            (Some(delta), None) if delta.eager => "v1 delta, eager".into(),
-            (Some(_), None) => "v1 delta".into(),
-            (Some(_), Some(digest)) => format!("v1 delta and {:?}", digest.step),
-            (None, Some(digest)) => format!("v1 {:?}", digest.step),
-            (None, None) => "v1 nothing".into(),
-        },
-        Err(error) => format!("v1 {error}"),
-    }
-}
-
 fn resident_kb(pid: u32) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
@@ -280,61 +132,6 @@ fn cpu_ns(pid: u32) -> Result<u64> {
 fn accounts(trio: &Trio) -> Result<(BTreeMap<String, u64>, u64)> {
     let report = trio.nodes[TARGET].status()?;
     Ok((serde_json::from_value(report["rejected"].clone())?, count(&report["accounting"]["rcvbuf_dropped"])))
-}
-
-/// Keeps hostile connections open until told to stop: silent ones, slow ones, and ones with garbage, which are begun
-/// anew when they are closed. Returns how many there were.
-fn hostile_connections(switch: &Namespace, to: SocketAddr, stop: &AtomicBool) -> Result<usize> {
-    switch.within(|| -> Result<usize> {
-        let connect = || -> Result<TcpStream> {
-            let stream = TcpStream::connect_timeout(&to, Duration::from_secs(5))?;
-            stream.set_nonblocking(true)?;
-            Ok(stream)
-        };
-        let mut begun = 3 * CONNECTIONS;
-        let mut open = (0..3 * CONNECTIONS).map(|_| connect()).collect::<Result<Vec<_>>>()?;
-        let garbage: Vec<u8> = (0..1000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-        for step in 0usize.. {
-            if stop.load(Ordering::Relaxed) {
-                break;
-            }
-            for (i, stream) in open.iter_mut().enumerate() {
-                let closed = match i % 3 {
-                    // Half-open: it never says anything.
-                    0 => false,
-                    // One byte of a huge join request at a time.
-                    1 => stream.write(&[[3, 0, 0xdf][step.min(2)]]).is_err(),
-                    _ => stream.write(&garbage).is_err() || matches!(stream.read(&mut [0; 64]), Ok(0)),
-                };
-                if closed && begun < 10 * CONNECTIONS {
-                    *stream = connect()?;
-                    begun += 1;
-                }
-            }
-            thread::sleep(Duration::from_millis(100));
-        }
-        Ok(begun)
-    })?
-}
-
-/// A goodbye of somebody who is not known is answered, and changes nothing.
-fn goodbye_is_answered(trio: &Trio) -> Result<()> {
-    let to = trio.address(TARGET);
-    let answer = trio.hosts[2].namespace().within(|| -> Result<Vec<u8>> {
-        let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(5))?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        let mut request = Vec::new();
-        let sender = v0::Sender { node_id: "nobody", addr: "10.77.0.9:7", max_version: None };
-        stream::put_leave_request(&mut request, &sender, &[]);
-        stream.write_all(&request)?;
-        let mut answer = vec![0; 1024];
-        let n = stream.read(&mut answer)?;
-        answer.truncate(n);
-        Ok(answer)
-    })??;
-    let limits = stream::Limits { bytes: 1024, nodes: 1, entries: 1 };
-    assert_eq!(stream::decode_leave_response(&answer, &limits)?.node_id, name(TARGET));
-    Ok(())
 }
 
 /// All three nodes know the same versions and numbers of entries of each other.
