@@ -3,9 +3,9 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{fs, io};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::loaded_maps;
@@ -29,7 +29,11 @@ impl Objects {
     fn of(pid: u32) -> Result<Self> {
         let mut found = Self { programs: BTreeSet::new(), maps: BTreeSet::new() };
         for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
-            for line in fs::read_to_string(entry?.path())?.lines() {
+            // It opens and closes others meanwhile.
+            let Some(text) = fs::read_to_string(entry?.path()).map(Some).or_else(unless_gone)? else {
+                continue;
+            };
+            for line in text.lines() {
                 match line.split_once(':') {
                     Some(("prog_id", id)) => found.programs.insert(id.trim().parse()?),
                     Some(("map_id", id)) => found.maps.insert(id.trim().parse()?),
@@ -43,11 +47,12 @@ impl Objects {
     /// Those of these that the kernel still holds.
     fn still_loaded(&self) -> Result<Self> {
         let mut left = Self { programs: BTreeSet::new(), maps: BTreeSet::new() };
-        for program in loaded_programs() {
-            left.programs.extend(Some(program?.id()).filter(|id| self.programs.contains(id)));
+        // One that goes while it is looked at, of another test, is an error: it is not loaded.
+        for program in loaded_programs().flatten() {
+            left.programs.extend(Some(program.id()).filter(|id| self.programs.contains(id)));
         }
-        for map in loaded_maps() {
-            left.maps.extend(Some(map?.id()).filter(|id| self.maps.contains(id)));
+        for map in loaded_maps().flatten() {
+            left.maps.extend(Some(map.id()).filter(|id| self.maps.contains(id)));
         }
         Ok(left)
     }
@@ -57,11 +62,15 @@ impl Objects {
     }
 }
 
+/// `None` in place of an error that says that there is no such file any more.
+fn unless_gone<T>(error: io::Error) -> io::Result<Option<T>> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(None) } else { Err(error) }
+}
+
 /// Names of the loaded programs with these ids.
 fn names(ids: &BTreeSet<u32>) -> Result<Vec<String>> {
     let mut names = Vec::new();
-    for program in loaded_programs() {
-        let program = program?;
+    for program in loaded_programs().flatten() {
         if ids.contains(&program.id()) {
             names.push(program.name_as_str().context("a name")?.to_owned());
         }
