@@ -12,6 +12,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use probe_ebpf::time::{MonoNs, Span};
 use xtask::lab::switch::clock::mono_now;
 use xtask::lab::switch::truth::{self, Closing, Journey};
+use xtask::lab::switch::yardstick::{Tick, Yardstick};
 use xtask::lab::switch::{
     Capture, Cause, Class, Counts, Jitter, LinkSpec, Loss, Outcome, Port, Rate, Reorder, Settings, Switch,
 };
@@ -67,6 +68,7 @@ fn hosts_and_hub_reach_each_other_and_a_delay_is_what_was_asked_for() {
     ];
     let capture = Capture::start(&hosts, 10_000).unwrap();
     let delay = Span::from_millis(20);
+    let yardstick = Yardstick::start(100).unwrap();
     let mut slow = Vec::new();
     for [a, b, hub] in families {
         let (a, a_at) = socket(hosts[0].namespace(), a);
@@ -76,6 +78,7 @@ fn hosts_and_hub_reach_each_other_and_a_delay_is_what_was_asked_for() {
         passage(&hub, &b, b_at);
         let from = switch.set(host(0), host(1), LinkSpec::delay(delay)).unwrap();
         for _ in 0..50 {
+            yardstick.wake(mono_now() + delay);
             assert!(passage(&a, &b, b_at) >= delay, "to {b_at}");
             passage(&b, &a, a_at);
         }
@@ -96,8 +99,11 @@ fn hosts_and_hub_reach_each_other_and_a_delay_is_what_was_asked_for() {
     assert_eq!(delayed.len(), 100);
     let took = |journeys: &[&Journey]| median(journeys.iter().map(|j| j.network().unwrap()).collect());
     let (delayed, direct) = (took(&delayed), took(&direct));
-    println!("asked {delay}: {delayed}; asked nothing: {direct}");
-    assert!((delayed - delay).abs() < Span::from_micros(300), "asked {delay}, took {delayed}");
+    // A hypervisor may wake an idle CPU late for minutes on end: nobody on it is in time then.
+    let bare = median(yardstick.stop().unwrap().iter().map(Tick::late).collect());
+    println!("asked {delay}: {delayed} (a bare thread is {bare} late); asked nothing: {direct}");
+    let limit = Span::from_micros(300) + bare;
+    assert!((delayed - delay).abs() < limit, "asked {delay}, took {delayed}, a bare thread is {bare} late");
     assert!(direct < Span::from_micros(300), "asked nothing, took {direct}");
 }
 
