@@ -84,42 +84,71 @@ fn over(now: Option<u16>, normal: Option<u16>, least: u16, more: u16) -> bool {
     now.is_some_and(|now| now >= least && now >= normal.unwrap_or(0).saturating_add(more))
 }
 
-const TIMERS_ARE_LATE: &str = "its timers come late";
+/// What makes a host slow to receive or send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pressure {
+    Steal,
+    Backlog,
+    Softirq,
+    Squeezed,
+    LateTimers,
+    TasksWait,
+}
+
+impl Pressure {
+    /// Is it that it lacks a CPU at times, so that its timers would be late, too?
+    pub(super) const fn is_of_the_cpu(self) -> bool {
+        matches!(self, Self::Steal | Self::LateTimers | Self::TasksWait)
+    }
+}
+
+impl std::fmt::Display for Pressure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Steal => "its hypervisor takes CPU time away",
+            Self::Backlog => "its backlog drops packets",
+            Self::Softirq => "a CPU is busy with softirqs",
+            Self::Squeezed => "its NAPI runs out of budget",
+            Self::LateTimers => "its timers come late",
+            Self::TasksWait => "its tasks wait for a CPU",
+        })
+    }
+}
 
 /// What makes a host slow to receive or send now and then, when it is but some packets that came late: a virtual CPU that
 /// is away at times. `host` is as late as it was lately ([`Lateness`]).
 ///
 /// Timers that begin anew after each pause fall into few of the pauses, where packets from elsewhere fall into all: so
 /// little of it is enough.
-pub(super) fn pressed_at_times(host: &HostEvidence, normal: Option<&HostEvidence>) -> Option<&'static str> {
-    over(host.late, normal.and_then(|normal| normal.late), 8, 5).then_some(TIMERS_ARE_LATE)
+pub(super) fn pressed_at_times(host: &HostEvidence, normal: Option<&HostEvidence>) -> Option<Pressure> {
+    over(host.late, normal.and_then(|normal| normal.late), 8, 5).then_some(Pressure::LateTimers)
 }
 
 /// What makes a host slow to receive or send, if anything does. `normal` is its usual state, once that is known.
-pub(super) fn pressed(host: &HostEvidence, normal: Option<&HostEvidence>) -> Option<&'static str> {
+pub(super) fn pressed(host: &HostEvidence, normal: Option<&HostEvidence>) -> Option<Pressure> {
     let normal = normal.copied().unwrap_or_default();
     if over(host.steal, normal.steal, 50, 50) {
-        return Some("its hypervisor takes CPU time away");
+        return Some(Pressure::Steal);
     }
     if host.softnet_dropped.is_some_and(|n| n > 0 && n > normal.softnet_dropped.unwrap_or(0)) {
-        return Some("its backlog drops packets");
+        return Some(Pressure::Backlog);
     }
     if over(host.softirq, normal.softirq, 600, 200) {
-        return Some("a CPU is busy with softirqs");
+        return Some(Pressure::Softirq);
     }
     let squeezed = |n: u32| n >= 10 && n > normal.time_squeeze.unwrap_or(0).saturating_mul(3);
     if host.time_squeeze.is_some_and(squeezed) {
-        return Some("its NAPI runs out of budget");
+        return Some(Pressure::Squeezed);
     }
     if over(host.late, normal.late, 30, 20) {
-        return Some(TIMERS_ARE_LATE);
+        return Some(Pressure::LateTimers);
     }
     // Tasks wait on every busy host. Softirqs come before them: where the node's own thread runs in time, they do.
     let late = host.late.is_none() || over(host.late, normal.late, 8, 5);
     let waits =
         over(host.cpu_full, normal.cpu_full, 150, 100) || over(host.cpu_some, normal.cpu_some, 400, 250);
     if waits && late {
-        return Some("its tasks wait for a CPU");
+        return Some(Pressure::TasksWait);
     }
     None
 }
@@ -187,7 +216,7 @@ mod tests {
     #[test]
     fn pressure_is_judged_against_what_is_usual_for_the_host() {
         let busy = HostEvidence { cpu_some: Some(700), steal: Some(80), ..HostEvidence::default() };
-        assert!(pressed(&busy, None).is_some_and(|why| why.contains("hypervisor")));
+        assert!(pressed(&busy, None).is_some_and(|why| why == Pressure::Steal));
         let mut usual = Usual::default();
         assert_eq!(usual.get(), None);
         (0..USUAL + 3).for_each(|_| usual.learn(&busy));
@@ -205,10 +234,10 @@ mod tests {
         assert!(pressed(&HostEvidence { late: None, ..waits }, None).is_some());
         // A virtual CPU that was not there, whose hypervisor says nothing.
         let gone = HostEvidence { cpu_some: Some(0), late: Some(60), steal: Some(0), ..waits };
-        assert_eq!(pressed(&gone, None), Some("its timers come late"));
+        assert_eq!(pressed(&gone, None), Some(Pressure::LateTimers));
         let at_times = HostEvidence { late: Some(12), cpu_some: Some(0), ..waits };
         assert_eq!(pressed(&at_times, None), None);
-        assert_eq!(pressed_at_times(&at_times, None), Some("its timers come late"));
+        assert_eq!(pressed_at_times(&at_times, None), Some(Pressure::LateTimers));
     }
 
     #[test]

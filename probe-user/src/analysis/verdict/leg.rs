@@ -169,6 +169,15 @@ impl Shape {
     pub(super) fn is_typical(&self) -> bool {
         self.change() >= self.limits.hit
     }
+    /// In tenths of a percent of the time, how long packets that count are longer on the way than usual, all together, where
+    /// nearly all of them count; `None` where they do not: what lacks at times delays some only.
+    pub(super) fn steady_share(&self) -> Option<i64> {
+        let steady = self.samples >= super::window::ENOUGH && self.hits * 10 >= self.samples * 9;
+        let (each, n) = (self.change().as_nanos().max(0), i64::try_from(self.samples).unwrap_or(i64::MAX));
+        let of = self.hit_span.as_nanos().max(1);
+        // (The sum of two that overlap is still no more than all of the time.)
+        steady.then(|| (i128::from(each) * i128::from(n) * 1000 / i128::from(of)).min(1000) as i64)
+    }
     /// Do the journeys that count weigh more than it takes for a bucket to be learnt as normal?
     pub(super) fn is_heavy(&self) -> bool {
         self.mean > self.limits.mean || self.of_some_ports && self.mean > self.limits.mean_of_some_ports

@@ -41,6 +41,9 @@ pub struct Outcome {
     pub both: bool,
     /// A confident verdict took the network for a process, or the other way round.
     pub mixed_up: bool,
+    /// One sentence of a single statement that did so.
+    #[serde(default)]
+    pub mix_up: Option<String>,
     /// How often everything was said.
     pub all: BTreeMap<String, u32>,
     /// One sentence of what was said most.
@@ -111,9 +114,13 @@ fn judge(done: &Done, statements: &[Statement], score: &mut Score) -> Option<Out
         })
         .collect();
     let mut counts: BTreeMap<Cause, u32> = BTreeMap::new();
+    let mut mix_up = None;
     for said in &of {
         *counts.entry(said.cause).or_default() += 1;
         let mixed_up = case.is_mixed_up((said.from, said.to), said.cause);
+        if mixed_up {
+            mix_up = Some(format!("{}: {}", said.cause.name(), said.evidence));
+        }
         score.statements_mixed_up += u32::from(mixed_up);
         score.statements_mixed_up_high += u32::from(mixed_up && said.confidence == Confidence::High);
     }
@@ -135,6 +142,7 @@ fn judge(done: &Done, statements: &[Statement], score: &mut Score) -> Option<Out
         grade: case.grade(path, *said),
         both,
         mixed_up: case.is_mixed_up(path, *said),
+        mix_up,
         all,
         evidence: example.evidence.clone(),
         from_ns: *from_ns,
@@ -245,6 +253,11 @@ impl Score {
                 said.name(),
                 all.join(", ")
             );
+        }
+        for outcome in &self.outcomes {
+            if let Some(said) = &outcome.mix_up {
+                let _ = writeln!(out, "Mix-up in {} ({}): {said}", outcome.kind.name(), outcome.did);
+            }
         }
         let _ = writeln!(
             out,

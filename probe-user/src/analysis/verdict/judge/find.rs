@@ -3,6 +3,7 @@
 use probe_ebpf::time::{MonoNs, Span};
 
 use super::super::circumstances::{pressed, pressed_at_times};
+use super::super::leg::Shape;
 use super::super::standing::Found;
 use super::super::window::{FURTHEST, Sample};
 use super::super::{Cause, Circumstances, Confidence, network};
@@ -11,6 +12,10 @@ use crate::analysis::journey::Leg;
 
 /// A cause with less than this part of all excess time is a side effect.
 const SIDE_EFFECT: i64 = 8;
+
+/// A host whose CPU is away whenever a packet comes has timers that are late, too: by this part of what it does to packets
+/// at the least, for timers that begin anew when it is back fall into fewer of its absences.
+const LATE_PART: i64 = 4;
 
 /// What one evaluation finds.
 #[derive(Debug, Default)]
@@ -62,7 +67,7 @@ impl PathJudge {
                         continue;
                     }
                     network::Finding::Path { direction } => {
-                        let host = self.pressed_host(c, !shape.is_typical());
+                        let host = self.pressed_host(c, &shape);
                         let egress = view.series.is_some_and(|series| series.has_egress);
                         let twice = own.network.bound + own.network.bound;
                         if c.clock_uncertain || shape.is_typical() && own.network.value < twice {
@@ -135,12 +140,20 @@ impl PathJudge {
         Findings { found, clock_moved: moved, network_is_normal }
     }
 
-    fn pressed_host(&self, c: &Circumstances, tail: bool) -> Option<String> {
+    fn pressed_host(&self, c: &Circumstances, network: &Shape) -> Option<String> {
         let hosts = [(&c.receiver, 1, &self.names.to), (&c.sender, 0, &self.names.from)];
         hosts.into_iter().find_map(|(evidence, end, name)| {
             let (evidence, usual) = (evidence.as_ref()?.fresh()?, self.usual[end].get());
-            let at_times = || pressed_at_times(&self.lateness[end].with(evidence), usual.as_ref());
+            let lately = self.lateness[end].with(evidence);
+            let at_times = || pressed_at_times(&lately, usual.as_ref());
+            let tail = !network.is_typical();
             let why = pressed(evidence, usual.as_ref()).or_else(|| if tail { at_times() } else { None })?;
+            let in_time = (evidence.late.and(lately.late))
+                .zip(network.steady_share())
+                .is_some_and(|(late, share)| i64::from(late).saturating_mul(LATE_PART) < share);
+            if in_time && why.is_of_the_cpu() {
+                return None;
+            }
             Some(format!("{name}: {why}"))
         })
     }

@@ -4,6 +4,7 @@ mod attribution;
 mod correction;
 mod localise;
 mod ports;
+mod pressure;
 mod properties;
 mod rng;
 mod world;

@@ -1,0 +1,57 @@
+//! Longer ways while a host lacks CPU time.
+
+use probe_ebpf::time::{Bounded, MonoNs, Span};
+
+use crate::analysis::align::Correction;
+use crate::analysis::journey::{Journey, Leg};
+use crate::analysis::verdict::{Cause, Circumstances, HostEvidence, PathJudge, Verdict};
+
+/// Journeys in a second.
+const RATE: i64 = 8;
+
+/// What is said after half a minute of calm and ten seconds in which those of which `slow` says so, by number, take 10 ms
+/// longer and the receiver says `host`.
+fn said(host: HostEvidence, slow: impl Fn(i64) -> bool) -> Verdict {
+    let mut judge = PathJudge::new("a", "b");
+    let mut verdict = None;
+    for second in 0..40 {
+        let trouble = second >= 30;
+        for n in second * RATE..(second + 1) * RATE {
+            let mut legs = [Some(Bounded::exact(Span::from_micros(20))); 7];
+            let network = Span::from_micros(if trouble && slow(n) { 10_100 } else { 100 });
+            legs[Leg::Network.index()] = Some(Bounded::new(network, Span::from_micros(50)));
+            let at = MonoNs::from_nanos(n * 1_000_000_000 / RATE);
+            let known = Journey::unknown(u32::try_from(n).unwrap() + 1, at);
+            judge.observe(&Journey { legs, correction: Correction::Fused, ..known });
+        }
+        let now = MonoNs::from_nanos((second + 1) * 1_000_000_000);
+        let calm = HostEvidence { late: Some(1), steal: Some(0), cpu_some: Some(20), ..host };
+        let receiver = Some(if trouble { host } else { calm });
+        let circumstances = Circumstances { receiver, drift_ppb: 20_000, ..Circumstances::default() };
+        verdict = Some(judge.evaluate(now, &circumstances));
+    }
+    verdict.unwrap()
+}
+
+#[test]
+fn a_host_whose_timers_are_in_time_does_not_make_every_packet_late() {
+    let host = |late| HostEvidence {
+        age: Span::ZERO,
+        steal: Some(90),
+        cpu_some: Some(700),
+        late,
+        ..HostEvidence::default()
+    };
+    // 8 packets a second, 10 ms each: 80 per mille of the time. Timers that are late for a fifth of a fourth of that ...
+    let in_time = said(host(Some(4)), |_| true);
+    assert_eq!(in_time.cause, Cause::Network, "{}", in_time.evidence);
+    // ... and for more than a fourth; where nothing is known of them; and where not every packet is late.
+    for (late, every) in [(Some(25), 1), (None, 1), (Some(4), 2)] {
+        let verdict = said(host(late), |n| n % every == 0);
+        assert_eq!(verdict.cause, Cause::NetworkOrHostSoftirq, "{late:?} {every}: {}", verdict.evidence);
+    }
+    // What holds up packets and not timers counts as before.
+    let softirq = HostEvidence { softirq: Some(900), ..host(Some(4)) };
+    let softirq = HostEvidence { steal: Some(0), ..softirq };
+    assert_eq!(said(softirq, |_| true).cause, Cause::NetworkOrHostSoftirq);
+}
