@@ -25,7 +25,7 @@ fn said(host: HostEvidence, slow: impl Fn(i64) -> bool) -> Verdict {
             judge.observe(&Journey { legs, correction: Correction::Fused, ..known });
         }
         let now = MonoNs::from_nanos((second + 1) * 1_000_000_000);
-        let calm = HostEvidence { late: Some(1), steal: Some(0), cpu_some: Some(20), ..host };
+        let calm = HostEvidence { late: Some(1), cpu_some: Some(20), ..HostEvidence::default() };
         let receiver = Some(if trouble { host } else { calm });
         let circumstances = Circumstances { receiver, drift_ppb: 20_000, ..Circumstances::default() };
         verdict = Some(judge.evaluate(now, &circumstances));
