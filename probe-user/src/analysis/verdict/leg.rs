@@ -169,10 +169,14 @@ impl Shape {
     pub(super) fn is_typical(&self) -> bool {
         self.change() >= self.limits.hit
     }
+    /// Do nearly all journeys count?
+    pub(super) fn is_of_all(&self) -> bool {
+        self.hits * 10 >= self.samples * 9
+    }
     /// In tenths of a percent of the time, how long packets that count are longer on the way than usual, all together, where
     /// nearly all of them count; `None` where they do not: what lacks at times delays some only.
     pub(super) fn steady_share(&self) -> Option<i64> {
-        let steady = self.samples >= super::window::ENOUGH && self.hits * 10 >= self.samples * 9;
+        let steady = self.samples >= super::window::ENOUGH && self.is_of_all();
         let (each, n) = (self.change().as_nanos().max(0), i64::try_from(self.samples).unwrap_or(i64::MAX));
         let of = self.hit_span.as_nanos().max(1);
         // (The sum of two that overlap is still no more than all of the time.)

@@ -146,8 +146,8 @@ impl PathJudge {
             let (evidence, usual) = (evidence.as_ref()?.fresh()?, self.usual[end].get());
             let lately = self.lateness[end].with(evidence);
             let at_times = || pressed_at_times(&lately, usual.as_ref());
-            let tail = !network.is_typical();
-            let why = pressed(evidence, usual.as_ref()).or_else(|| if tail { at_times() } else { None })?;
+            let why = pressed(evidence, usual.as_ref())
+                .or_else(|| if network.is_of_all() { None } else { at_times() })?;
             let in_time = (evidence.late.and(lately.late))
                 .zip(network.steady_share())
                 .is_some_and(|(late, share)| i64::from(late).saturating_mul(LATE_PART) < share);

@@ -25,7 +25,13 @@ fn said(host: HostEvidence, slow: impl Fn(i64) -> bool) -> Verdict {
             judge.observe(&Journey { legs, correction: Correction::Fused, ..known });
         }
         let now = MonoNs::from_nanos((second + 1) * 1_000_000_000);
-        let calm = HostEvidence { late: Some(1), cpu_some: Some(20), ..HostEvidence::default() };
+        let calm = HostEvidence {
+            late: Some(1),
+            steal: Some(0),
+            cpu_some: Some(20),
+            softirq: Some(10),
+            ..HostEvidence::default()
+        };
         let receiver = Some(if trouble { host } else { calm });
         let circumstances = Circumstances { receiver, drift_ppb: 20_000, ..Circumstances::default() };
         verdict = Some(judge.evaluate(now, &circumstances));
@@ -50,6 +56,9 @@ fn a_host_whose_timers_are_in_time_does_not_make_every_packet_late() {
         let verdict = said(host(late), |n| n % every == 0);
         assert_eq!(verdict.cause, Cause::NetworkOrHostSoftirq, "{late:?} {every}: {}", verdict.evidence);
     }
+    // A virtual CPU that is away for so long that more than half of the packets are late, and a few timers.
+    let away = HostEvidence { late: Some(12), ..HostEvidence::default() };
+    assert_eq!(said(away, |n| n % 3 > 0).cause, Cause::NetworkOrHostSoftirq);
     // What holds up packets and not timers counts as before.
     let softirq = HostEvidence { softirq: Some(900), ..host(Some(4)) };
     let softirq = HostEvidence { steal: Some(0), ..softirq };
