@@ -46,7 +46,7 @@ pub struct Options {
     /// small, and nodes that do stop correcting by clocks; so this must fail
     #[arg(long, value_name = "MS", default_value_t = 0.0, allow_negative_numbers = true)]
     lie_ms: f64,
-    /// Instead of delaying packets, let b's machine stand still for 40 ms of each 100 ms, as a starved virtual CPU does,
+    /// Instead of delaying packets, let b's machine stand still for 40 ms of each 97 ms, as a starved virtual CPU does,
     /// and see what the nodes call it: never plain network
     #[arg(long)]
     starve: bool,
