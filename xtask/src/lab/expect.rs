@@ -222,11 +222,11 @@ fn verdicts(expectation: &Expectation, measured: &Measured) -> Vec<Case> {
     let mut paths: std::collections::BTreeMap<(usize, usize), (u32, u32, Option<&Statement>)> =
         Default::default();
     // A path of which nobody says anything fails, where all nodes are ring neighbours of each other.
-    let all_neighbours = measured.remains.reports.len() <= ALL_NEIGHBOURS;
-    for packet in &measured.packets.joined {
-        if all_neighbours && is_meant(expectation, packet.from, packet.to) {
-            paths.entry((packet.from, packet.to)).or_default();
-        }
+    if measured.remains.reports.len() <= ALL_NEIGHBOURS {
+        let carried = measured.packets.joined.iter().map(|packet| (packet.from, packet.to));
+        paths.extend(
+            carried.filter(|(from, to)| is_meant(expectation, *from, *to)).map(|path| (path, (0, 0, None))),
+        );
     }
     let by = expectation.node.as_deref().and_then(host_index);
     let meant =

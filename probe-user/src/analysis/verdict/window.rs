@@ -7,7 +7,7 @@ use probe_ebpf::time::{MonoNs, Span};
 use crate::analysis::align::Correction;
 use crate::analysis::journey::{Journey, Leg, SourcePort};
 
-/// Journeys held: 8 kB.
+/// Journeys held: 11 kB.
 const HELD: usize = 128;
 /// What an evaluation looks at ...
 pub(super) const RECENT: Span = Span::from_secs(5);

@@ -7,4 +7,5 @@ mod ports;
 mod pressure;
 mod properties;
 mod rng;
+mod steady;
 mod world;

@@ -1,10 +1,10 @@
 //! Packets that leave from several source ports: a way that only some of them take.
 
-use probe_ebpf::time::{Bounded, MonoNs, Span};
+use probe_ebpf::time::Span;
 
-use crate::analysis::align::Correction;
-use crate::analysis::journey::{Journey, Leg, SourcePort};
-use crate::analysis::verdict::{Cause, Circumstances, PathJudge, Verdict};
+use super::steady;
+use crate::analysis::journey::SourcePort;
+use crate::analysis::verdict::{Cause, Circumstances, Verdict};
 
 const PORTS: [u16; 4] = [7176, 40_001, 40_002, 40_003];
 /// Journeys in a second.
@@ -17,32 +17,20 @@ fn said(of: u8, slow: impl Fn(u16, u32) -> bool) -> Verdict {
 }
 
 fn said_after(of: u8, slow: impl Fn(u16, u32, i64) -> bool) -> Verdict {
-    let mut judge = PathJudge::new("a", "b");
-    let mut verdict = None;
-    for second in 0..40 {
-        for part in 0..RATE {
-            let counter = u32::try_from(second * RATE + part).unwrap() + 1;
-            // No pattern, as in the product.
-            let scattered = counter.wrapping_mul(0x9e37_79b1) >> 16;
-            let port = PORTS[scattered as usize % usize::from(of)];
-            let late = slow(port, counter, second);
-            let mut legs = [Some(Bounded::exact(Span::from_micros(20))); 7];
-            let network = Span::from_micros(if late { 8_200 } else { 200 });
-            legs[Leg::Network.index()] = Some(Bounded::new(network, Span::from_micros(50)));
-            let at = MonoNs::from_nanos((second * RATE + part) * 1_000_000_000 / RATE);
-            judge.observe(&Journey {
-                legs,
-                correction: Correction::Fused,
-                source: (of > 1).then_some(SourcePort { port, of }),
-                ..Journey::unknown(counter, at)
-            });
-        }
-        let now = MonoNs::from_nanos((second + 1) * 1_000_000_000);
-        let said = judge.evaluate(now, &Circumstances { drift_ppb: 20_000, ..Circumstances::default() });
-        assert!(second >= 30 || !said.cause.is_trouble(), "{said:?}");
-        verdict = Some(said);
+    let network = |n: i64, second| {
+        let counter = u32::try_from(n).unwrap() + 1;
+        // No pattern, as in the product.
+        let scattered = counter.wrapping_mul(0x9e37_79b1) >> 16;
+        let port = PORTS[scattered as usize % usize::from(of)];
+        let late = slow(port, counter, second);
+        (Span::from_micros(if late { 8_200 } else { 200 }), (of > 1).then_some(SourcePort { port, of }))
+    };
+    let calm = Circumstances { drift_ppb: 20_000, ..Circumstances::default() };
+    let mut said = steady::said(RATE, network, |_| calm);
+    for said in &said[..30] {
+        assert!(!said.cause.is_trouble(), "{said:?}");
     }
-    verdict.unwrap()
+    said.pop().unwrap()
 }
 
 #[test]

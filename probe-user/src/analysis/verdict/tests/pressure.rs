@@ -1,10 +1,9 @@
 //! Longer ways while a host lacks CPU time.
 
-use probe_ebpf::time::{Bounded, MonoNs, Span};
+use probe_ebpf::time::Span;
 
-use crate::analysis::align::Correction;
-use crate::analysis::journey::{Journey, Leg};
-use crate::analysis::verdict::{Cause, Circumstances, HostEvidence, PathJudge, Verdict};
+use super::steady;
+use crate::analysis::verdict::{Cause, Circumstances, HostEvidence, Verdict};
 
 /// Journeys in a second.
 const RATE: i64 = 8;
@@ -12,31 +11,21 @@ const RATE: i64 = 8;
 /// What is said after half a minute of calm and ten seconds in which those of which `slow` says so, by number, take 10 ms
 /// longer and the receiver says `host`.
 fn said(host: HostEvidence, slow: impl Fn(i64) -> bool) -> Verdict {
-    let mut judge = PathJudge::new("a", "b");
-    let mut verdict = None;
-    for second in 0..40 {
-        let trouble = second >= 30;
-        for n in second * RATE..(second + 1) * RATE {
-            let mut legs = [Some(Bounded::exact(Span::from_micros(20))); 7];
-            let network = Span::from_micros(if trouble && slow(n) { 10_100 } else { 100 });
-            legs[Leg::Network.index()] = Some(Bounded::new(network, Span::from_micros(50)));
-            let at = MonoNs::from_nanos(n * 1_000_000_000 / RATE);
-            let known = Journey::unknown(u32::try_from(n).unwrap() + 1, at);
-            judge.observe(&Journey { legs, correction: Correction::Fused, ..known });
-        }
-        let now = MonoNs::from_nanos((second + 1) * 1_000_000_000);
-        let calm = HostEvidence {
-            late: Some(1),
-            steal: Some(0),
-            cpu_some: Some(20),
-            softirq: Some(10),
-            ..HostEvidence::default()
-        };
-        let receiver = Some(if trouble { host } else { calm });
-        let circumstances = Circumstances { receiver, drift_ppb: 20_000, ..Circumstances::default() };
-        verdict = Some(judge.evaluate(now, &circumstances));
-    }
-    verdict.unwrap()
+    let trouble = |second| second >= 30;
+    let network =
+        |n, second| (Span::from_micros(if trouble(second) && slow(n) { 10_100 } else { 100 }), None);
+    let calm = HostEvidence {
+        late: Some(1),
+        steal: Some(0),
+        cpu_some: Some(20),
+        softirq: Some(10),
+        ..HostEvidence::default()
+    };
+    let circumstances = |second| {
+        let receiver = Some(if trouble(second) { host } else { calm });
+        Circumstances { receiver, drift_ppb: 20_000, ..Circumstances::default() }
+    };
+    steady::said(RATE, network, circumstances).pop().unwrap()
 }
 
 #[test]
