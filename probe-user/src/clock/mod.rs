@@ -57,7 +57,7 @@ use serde::{Deserialize, Serialize};
 use mapping::Injected;
 
 /// How fast an undisciplined clock may drift, in parts per billion, when its bound is aged: 50 ppm, as
-/// ClockBound assumes for commodity oscillators.
+/// ClockBound assumes for commodity oscillators. Where its rate has been learnt, how far it may move from that.
 pub const DRIFT_PPB: u32 = 50_000;
 
 /// Who told the offset.
