@@ -37,7 +37,9 @@ pub struct RecvBatch {
     names: Box<[libc::sockaddr_storage]>,
     controls: Box<[[u64; CONTROL_LEN / 8]]>,
     vectors: Box<[libc::iovec]>,
+    /// They point into the other boxes, which stay where they are when the batch moves.
     headers: Box<[libc::mmsghdr]>,
+    /// By the last call.
     filled: usize,
     dropped: u32,
 }
@@ -55,16 +57,37 @@ impl RecvBatch {
         let (vector, header, name) = unsafe {
             (zeroed::<libc::iovec>(), zeroed::<libc::mmsghdr>(), zeroed::<libc::sockaddr_storage>())
         };
-        Self {
+        let mut batch = Self {
             payloads: vec![0; slots * slot_len].into(),
             slot_len,
             names: vec![name; slots].into(),
             controls: vec![[0; CONTROL_LEN / 8]; slots].into(),
             vectors: vec![vector; slots].into(),
             headers: vec![header; slots].into(),
-            filled: 0,
+            filled: slots,
             dropped: 0,
+        };
+        let payloads = batch.payloads.as_mut_ptr();
+        for (i, header) in batch.headers.iter_mut().enumerate() {
+            batch.vectors[i] =
+                libc::iovec { iov_base: payloads.wrapping_add(i * slot_len).cast(), iov_len: slot_len };
+            let h = &mut header.msg_hdr;
+            h.msg_name = (&raw mut batch.names[i]).cast();
+            h.msg_iov = &raw mut batch.vectors[i];
+            h.msg_iovlen = 1;
+            h.msg_control = batch.controls[i].as_mut_ptr().cast();
         }
+        batch.renew();
+        batch
+    }
+
+    /// Puts back what the kernel changed in headers: only those that it filled, mostly one or two of many.
+    fn renew(&mut self) {
+        for header in &mut self.headers[..self.filled] {
+            header.msg_hdr.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+            header.msg_hdr.msg_controllen = CONTROL_LEN as _;
+        }
+        self.filled = 0;
     }
 
     /// How many datagrams one call can take.
@@ -74,20 +97,7 @@ impl RecvBatch {
 
     /// Receives what is there, without waiting; the number of datagrams, or `WouldBlock`.
     pub fn receive(&mut self, socket: impl AsFd) -> io::Result<usize> {
-        self.filled = 0;
-        for (i, header) in self.headers.iter_mut().enumerate() {
-            self.vectors[i] = libc::iovec {
-                iov_base: self.payloads[i * self.slot_len..].as_mut_ptr().cast(),
-                iov_len: self.slot_len,
-            };
-            let h = &mut header.msg_hdr;
-            h.msg_name = (&raw mut self.names[i]).cast();
-            h.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
-            h.msg_iov = &raw mut self.vectors[i];
-            h.msg_iovlen = 1;
-            h.msg_control = self.controls[i].as_mut_ptr().cast();
-            h.msg_controllen = CONTROL_LEN as _;
-        }
+        self.renew();
         // SAFETY: every header points at memory of the length it names, all owned by `self` and not moved
         // while the call runs. MSG_TRUNC makes the kernel report a datagram's real length.
         let n = unsafe {

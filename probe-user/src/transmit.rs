@@ -78,10 +78,13 @@ pub struct StampFaults {
 pub struct StampBatch {
     controls: Box<[[u64; CONTROL_LEN / 8]]>,
     headers: Box<[libc::mmsghdr]>,
+    /// By the last call.
+    filled: usize,
     faults: StampFaults,
 }
 
-// SAFETY: the raw pointers in `headers` are rewritten at the beginning of each call and used only during it.
+// SAFETY: the raw pointers in `headers` point into a box of the same batch, which stays where it is when the batch
+// moves.
 unsafe impl Send for StampBatch {}
 
 impl std::fmt::Debug for StampBatch {
@@ -104,11 +107,26 @@ impl StampBatch {
     pub fn new() -> Self {
         // SAFETY: a plain C structure for which all zeros is a valid value.
         let header = unsafe { zeroed::<libc::mmsghdr>() };
-        Self {
+        let mut batch = Self {
             controls: vec![[0; CONTROL_LEN / 8]; Self::SLOTS].into(),
             headers: vec![header; Self::SLOTS].into(),
+            filled: Self::SLOTS,
             faults: StampFaults::default(),
+        };
+        for (header, control) in batch.headers.iter_mut().zip(&mut batch.controls) {
+            // Neither name nor payload: with OPT_TSONLY there is none.
+            header.msg_hdr.msg_control = control.as_mut_ptr().cast();
         }
+        batch.renew();
+        batch
+    }
+
+    /// Puts back what the kernel changed in headers: only those that it filled, mostly a few of many.
+    fn renew(&mut self) {
+        for header in &mut self.headers[..self.filled] {
+            header.msg_hdr.msg_controllen = CONTROL_LEN as _;
+        }
+        self.filled = 0;
     }
 
     /// Calls `each` with the stamps that are there, without waiting, and returns how many there were.
@@ -145,11 +163,7 @@ impl StampBatch {
     }
 
     fn receive(&mut self, socket: libc::c_int) -> io::Result<usize> {
-        for (header, control) in self.headers.iter_mut().zip(&mut self.controls) {
-            // Neither name nor payload: with OPT_TSONLY there is none.
-            header.msg_hdr.msg_control = control.as_mut_ptr().cast();
-            header.msg_hdr.msg_controllen = CONTROL_LEN as _;
-        }
+        self.renew();
         // SAFETY: every header points at control memory of the length it names, owned by `self` and not moved while
         // the call runs; all other pointers are null with length zero.
         let n = unsafe {
@@ -161,7 +175,8 @@ impl StampBatch {
                 std::ptr::null_mut(),
             )
         };
-        usize::try_from(n).map_err(|_| io::Error::last_os_error())
+        self.filled = usize::try_from(n).map_err(|_| io::Error::last_os_error())?;
+        Ok(self.filled)
     }
 }
 

@@ -45,8 +45,12 @@ impl Sent {
 
     /// The packet with this counter; `None` when it was never sent, or too long ago.
     pub(super) fn find(&mut self, counter: u32) -> Option<&mut SentPacket> {
-        // (Counters start anew after four thousand million: then some are not found for a while.)
-        let place = self.0.binary_search_by_key(&counter, |packet| packet.counter).ok()?;
+        // Counters have hardly a gap, and mostly one of the newest is asked for: counted back from there it is found
+        // at once. (They start anew after four thousand million: then some are not found for a while.)
+        let newest = self.0.back()?.counter;
+        let guess = (self.0.len() - 1).checked_sub(newest.checked_sub(counter)? as usize);
+        let there = guess.filter(|&place| self.0[place].counter == counter);
+        let place = there.or_else(|| self.0.binary_search_by_key(&counter, |packet| packet.counter).ok())?;
         self.0.get_mut(place)
     }
 }
@@ -74,7 +78,14 @@ mod tests {
         assert_eq!(sent.find(3000).unwrap().sent, at(3000));
         assert_eq!(sent.find(1977).unwrap().counter, 1977);
         assert!(sent.find(1976).is_none() && sent.find(3001).is_none());
-        sent.push(packet(3001, at(12_900)));
+        // After gaps, too.
+        sent.push(packet(3010, at(3_010)));
+        sent.push(packet(3020, at(3_020)));
+        assert!(
+            [3000, 3010, 3020, 1979].iter().all(|counter| sent.find(*counter).unwrap().counter == *counter)
+        );
+        assert!([3011, 3019, 1978, 0].iter().all(|counter| sent.find(*counter).is_none()));
+        sent.push(packet(3021, at(12_900)));
         assert!(sent.find(2900).is_some() && sent.find(2899).is_none(), "older than ten seconds");
     }
 }
