@@ -133,28 +133,41 @@ impl StampBatch {
     ///
     /// One `recvmmsg`, as long as there are fewer than [`SLOTS`](Self::SLOTS) of them.
     pub fn read(&mut self, socket: impl AsFd, mut each: impl FnMut(TxStamp)) -> io::Result<usize> {
-        let socket = socket.as_fd();
-        let mut stamps = 0;
+        let (socket, mut stamps) = (socket.as_fd(), 0);
         for _ in 0..CALLS {
-            let filled = match self.receive(socket.as_raw_fd()) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
-                filled => filled?,
-            };
-            for header in &self.headers[..filled] {
-                if header.msg_hdr.msg_flags & libc::MSG_CTRUNC != 0 {
-                    self.faults.truncated += 1;
-                } else if let Some(stamp) = stamp(&header.msg_hdr) {
-                    stamps += 1;
-                    each(stamp);
-                } else {
-                    self.faults.foreign += 1;
-                }
-            }
-            if filled < self.headers.len() {
+            let records = self.take(socket, Self::SLOTS, |stamp| {
+                stamps += 1;
+                each(stamp);
+            })?;
+            if records < Self::SLOTS {
                 break;
             }
         }
         Ok(stamps)
+    }
+
+    /// The same with one `recvmmsg` for so many records at most, and returns how many it took. Whoever knows how many
+    /// there are saves the kernel the look for one more; what it leaves there makes `poll` report `POLLERR`.
+    pub fn take(
+        &mut self,
+        socket: impl AsFd,
+        most: usize,
+        mut each: impl FnMut(TxStamp),
+    ) -> io::Result<usize> {
+        let filled = match self.receive(socket.as_fd().as_raw_fd(), most.min(Self::SLOTS)) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => 0,
+            filled => filled?,
+        };
+        for header in &self.headers[..filled] {
+            if header.msg_hdr.msg_flags & libc::MSG_CTRUNC != 0 {
+                self.faults.truncated += 1;
+            } else if let Some(stamp) = stamp(&header.msg_hdr) {
+                each(stamp);
+            } else {
+                self.faults.foreign += 1;
+            }
+        }
+        Ok(filled)
     }
 
     /// What could not be understood so far.
@@ -162,15 +175,15 @@ impl StampBatch {
         self.faults
     }
 
-    fn receive(&mut self, socket: libc::c_int) -> io::Result<usize> {
+    fn receive(&mut self, socket: libc::c_int, most: usize) -> io::Result<usize> {
         self.renew();
-        // SAFETY: every header points at control memory of the length it names, owned by `self` and not moved while
-        // the call runs; all other pointers are null with length zero.
+        // SAFETY: there are `most` headers at least, each points at control memory of the length it names, owned by
+        // `self` and not moved while the call runs; all other pointers are null with length zero.
         let n = unsafe {
             libc::recvmmsg(
                 socket,
                 self.headers.as_mut_ptr(),
-                self.headers.len() as libc::c_uint,
+                most as libc::c_uint,
                 libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT,
                 std::ptr::null_mut(),
             )

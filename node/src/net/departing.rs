@@ -103,27 +103,31 @@ impl Departing {
         self.unread > 0
     }
 
-    /// Reads it, and calls `each` for every member's packet that left: to whom, T1, and its report.
+    /// Reads it, and calls `each` for every member's packet that left: to whom, T1, and its report. `all`: also what
+    /// came later than its packet was sent.
     pub(super) fn read(
         &mut self,
         socket: impl AsFd,
         mapping: &Mapping,
+        all: bool,
         mut each: impl FnMut(&NodeId, MonoNs, Sending),
     ) {
-        self.unread = 0;
-        let who = &self.who;
+        let expected = 2 * std::mem::take(&mut self.unread);
+        let who = &mut self.who;
         let mut tell = |departure: Departure, hooked| {
-            if let Some((to, counter)) = &who[(departure.cookie % who.len() as u64) as usize] {
-                each(to, departure.t1, report(&departure, *counter, hooked));
+            let slot = (departure.cookie % who.len() as u64) as usize;
+            if let Some((to, counter)) = who[slot].take() {
+                each(&to, departure.t1, report(&departure, counter, hooked));
             }
         };
         match &mut self.source {
             Source::ErrorQueue { departures, batch } => {
-                let read = batch.read(socket, |stamp| {
+                let take = |stamp| {
                     if let Some(departure) = departures.stamp(stamp, mapping) {
                         tell(departure, false);
                     }
-                });
+                };
+                let read = if all { batch.read(socket, take) } else { batch.take(socket, expected, take) };
                 self.failed_reads += u64::from(read.is_err());
             }
             Source::Hooks { departures, hooks, .. } => {

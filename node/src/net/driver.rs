@@ -362,7 +362,7 @@ impl Driver {
         let mut departed = |to: &NodeId, sent, report| journeys.departed(to, sent, report);
         let due = |departing: &&mut Departing| all || departing.is_due() || departing.has_to_be_asked();
         if let Some(departing) = self.stamping.departing.as_mut().filter(due) {
-            departing.read(&self.socket, &self.clock.mapping, &mut departed);
+            departing.read(&self.socket, &self.clock.mapping, all, &mut departed);
         }
         self.further.read(all, &self.clock.mapping, departed);
     }

@@ -99,7 +99,7 @@ impl Further {
     ) {
         for port in &mut self.ports {
             if let Some(departing) = port.departing.as_mut().filter(|departing| all || departing.is_due()) {
-                departing.read(&port.socket, mapping, &mut each);
+                departing.read(&port.socket, mapping, all, &mut each);
             }
         }
     }

@@ -179,9 +179,9 @@ impl Outbox {
         &self.buffer[transmit.range.clone()]
     }
     /// Every packet with its bytes, to be stamped (see [`stamp`](crate::wire::v1::stamp)) and sent.
-    pub fn packets_mut(&mut self) -> impl Iterator<Item = (&Transmit, &mut [u8])> {
+    pub fn packets_mut(&mut self) -> impl Iterator<Item = (&mut Transmit, &mut [u8])> {
         let mut rest = self.buffer.as_mut_slice();
-        self.transmits.iter().map(move |transmit| {
+        self.transmits.iter_mut().map(move |transmit| {
             // Ranges follow each other without holes, so each packet is the head of what is left.
             let (packet, tail) = std::mem::take(&mut rest).split_at_mut(transmit.range.len());
             rest = tail;

@@ -41,7 +41,7 @@ impl Driver {
                 Ok(()) => {
                     if let Some(departing) = departing {
                         let counted = transmit.id.counter > 0;
-                        let who = transmit.destination.clone().filter(|_| counted);
+                        let who = transmit.destination.take().filter(|_| counted);
                         departing.sent(who.map(|to| (to, transmit.id.counter)), sent);
                     }
                     self.observer.metrics.packets_sent.inc();
