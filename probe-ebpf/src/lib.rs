@@ -17,6 +17,8 @@ pub mod time;
 pub mod names {
     /// Socket filter that stamps every datagram of the socket it is attached to.
     pub const SOCKET_FILTER: &str = "pikoscope_rx";
+    /// The filter that reads what the probe reads and keeps nothing.
+    pub const READS_FILTER: &str = "pikoscope_reads";
     /// Socket filter that does nothing: the yardstick for the probe's own cost.
     pub const EMPTY_FILTER: &str = "pikoscope_empty";
     /// Ring buffer of [`PacketEvent`](crate::event::PacketEvent)s.

@@ -134,6 +134,11 @@ impl Probe {
         Self::load_program(names::EMPTY_FILTER, options)
     }
 
+    /// Loads the filter that reads what the probe reads, and no more: the least that stamps can cost.
+    pub fn load_reads(options: &Options) -> Result<Self, LoadError> {
+        Self::load_program(names::READS_FILTER, options)
+    }
+
     fn load_program(program: &'static str, options: &Options) -> Result<Self, LoadError> {
         let object = object()?;
         if !options.ring_bytes.is_power_of_two() || options.ring_bytes < MIN_RING_BYTES {

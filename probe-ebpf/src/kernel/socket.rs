@@ -36,21 +36,30 @@ pub(super) fn pikoscope_rx(ctx: SkBuffContext) -> i64 {
     // SAFETY: no arguments, no preconditions.
     let filter_mono = unsafe { bpf_ktime_get_ns() };
     let emitted = emit(|slot| {
-        let skb = ctx.as_ptr().cast::<c_void>();
-        let packet = slot.wrapping_add(offset_of!(PacketEvent, udp)).cast::<c_void>();
-        // SAFETY: the slot has room for the UDP header and HEAD_LEN bytes from there on. A load that fails
-        // zeroes its destination: then the event has no head, or at worst a key that matches nothing.
-        unsafe {
-            if bpf_skb_load_bytes(skb, 0, packet, (UDP_HEADER_LEN + HEAD_LEN) as u32) != 0 {
-                bpf_skb_load_bytes(skb, 0, packet, UDP_HEADER_LEN as u32);
-            }
-        }
+        // SAFETY: the slot has room for the UDP header and HEAD_LEN bytes from there on.
+        unsafe { load(&ctx, slot.wrapping_add(offset_of!(PacketEvent, udp))) };
         (filter_mono, tstamp(&ctx))
     });
     if emitted == Err(1) {
         warn!(&ctx, "event ring full: first event lost on this CPU");
     }
     KEEP_ALL
+}
+
+/// Copies the UDP header and the first HEAD_LEN bytes of the payload. A load that fails zeroes its destination: then
+/// the event has no head, or at worst a key that matches nothing.
+///
+/// # Safety
+/// All of these bytes at `to` must be writable.
+#[inline(always)]
+unsafe fn load(ctx: &SkBuffContext, to: *mut u8) {
+    let (skb, to) = (ctx.as_ptr().cast::<c_void>(), to.cast::<c_void>());
+    // SAFETY: the caller's.
+    unsafe {
+        if bpf_skb_load_bytes(skb, 0, to, (UDP_HEADER_LEN + HEAD_LEN) as u32) != 0 {
+            bpf_skb_load_bytes(skb, 0, to, UDP_HEADER_LEN as u32);
+        }
+    }
 }
 
 /// Reads `skb->tstamp`, which the verifier does not show to socket filters, or 0.
@@ -72,6 +81,20 @@ fn tstamp(ctx: &SkBuffContext) -> u64 {
         )
     };
     stamp
+}
+
+/// Reads what the probe reads and tells nobody: loaded beside it when its cost is measured.
+#[socket_filter]
+pub(super) fn pikoscope_reads(ctx: SkBuffContext) -> i64 {
+    let mut packet = [0u64; (UDP_HEADER_LEN + HEAD_LEN).div_ceil(8)];
+    // SAFETY: the helper has no preconditions; the local has room for all that is loaded. The compiler does not know
+    // what helpers do and leaves none out.
+    unsafe {
+        bpf_ktime_get_ns();
+        load(&ctx, packet.as_mut_ptr().cast());
+    }
+    tstamp(&ctx);
+    KEEP_ALL
 }
 
 /// Does nothing: loaded beside the probe when its cost is measured.
