@@ -258,14 +258,15 @@ mod tests {
             ppb in -100_000_i64..100_000,
         ) {
             let now = point(20_000, 0).at;
-            let mut floor = Floor::default();
+            let (mut floor, mut cut) = (Floor::default(), false);
             for (ms, us) in &samples {
                 floor.push(point(*ms, *us), now);
+                // What is cut then may be missed when later samples have taken away corners.
+                cut |= floor.buckets.iter().any(|bucket| bucket.hull.len() == CORNERS);
             }
             let brute = samples.iter().map(|(ms, us)| point(*ms, *us).moved(ppb, now)).min().expect("some");
             let got = i128::from(floor.at(now, ANY, exactly(ppb)).expect("some").as_nanos()) * GIGA;
             prop_assert!(got >= brute);
-            let cut = floor.buckets.iter().any(|bucket| bucket.hull.len() == CORNERS);
             prop_assert!(cut || got - brute < GIGA, "{got} {brute}");
             let cloud = floor.cloud(ANY);
             prop_assert_eq!(cloud.samples, samples.len() as u64);

@@ -68,12 +68,14 @@ fn quantile(mut values: Vec<Span>, part: usize, of: usize) -> Span {
 }
 
 /// The middle; of an even number the mean of both middle ones, so that it is the same time's value in both directions
-/// when a clock drifts.
+/// when a clock drifts. Rounded down, below zero too: a clock's offset must move it by that offset and no more.
 fn middle(mut values: Vec<Span>) -> Span {
     values.sort_unstable();
     let n = values.len();
     let at = |i: usize| values.get(i).copied().unwrap_or_default().as_nanos();
-    Span::from_nanos(at(n.saturating_sub(1) / 2).midpoint(at(n / 2)))
+    let (low, high) = (at(n.saturating_sub(1) / 2), at(n / 2));
+    // Half of a distance up to 2^64 fits, and so does what lies between the two.
+    Span::from_nanos(low.wrapping_add((low.abs_diff(high) / 2) as i64))
 }
 
 impl History {
@@ -152,6 +154,13 @@ mod tests {
             let values: Vec<_> = (0..10).map(timed).collect();
             history.learn(leg, at(5 * n), &values, Span::ZERO, clock);
         }
+    }
+
+    #[test]
+    fn the_middle_moves_with_its_values() {
+        let of = |values: &[i64]| middle(values.iter().copied().map(Span::from_nanos).collect()).as_nanos();
+        assert_eq!((of(&[2, 1]), of(&[-1, -2]), of(&[-2, 1, 1]), of(&[])), (1, -2, 1, 0));
+        assert_eq!((of(&[i64::MIN, i64::MAX]), of(&[i64::MAX; 2])), (-1, i64::MAX));
     }
 
     #[test]

@@ -137,8 +137,6 @@ proptest! {
             Trouble::Slew(0.01),
             Trouble::Delay(0.0011, 0.0011),
         ][kind as usize];
-        // Whole nanoseconds, so that nothing is rounded otherwise.
-        let offset = offset.round();
         let case = Case { quiet: 10.0, lasts: 12.0, ..Case::new(seed, &[trouble]) };
         let causes = |case: &Case| {
             let outcome = run(case);

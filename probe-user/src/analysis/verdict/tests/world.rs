@@ -236,7 +236,9 @@ impl World<'_> {
             legs[network] += legs[egress] + legs[qdisc];
         }
         let sign = if direction == 0 { 1.0 } else { -1.0 };
-        legs[network] += sign * (self.clock(at) + self.case.offset);
+        legs[network] += sign * self.clock(at);
+        // Added to whole nanoseconds, so that nothing is rounded otherwise with it than without.
+        let shift = span(sign * self.case.offset);
         let stepped = self.case.troubles.iter().any(|trouble| matches!(trouble, Trouble::Step(_)));
         let ingress = Leg::IngressStack.index();
         // Scattered, as a full ring is.
@@ -249,7 +251,8 @@ impl World<'_> {
             self.case.no_tx_stamps && (leg == egress || leg == qdisc) || without_event && leg == ingress
         };
         let error = Span::from_nanos(40);
-        let bounded = |leg: usize| Bounded::new(span(legs[leg]), error);
+        let shifted = |leg: usize| if leg == network { shift } else { Span::ZERO };
+        let bounded = |leg: usize| Bounded::new(span(legs[leg]) + shifted(leg), error);
         let at = mono(if direction == 0 { at } else { t });
         Journey {
             legs: std::array::from_fn(|leg| (!hidden(leg)).then(|| bounded(leg))),
