@@ -200,17 +200,21 @@ proptest! {
         when in -500i64..3_000,
     ) {
         let (mut mapping, mut now) = (PhcMapping::default(), Clocks::new(base));
+        // Since when each rate holds, in ms.
+        let (mut past, mut elapsed) = (vec![(0, now)], 0);
         for (wander, millis, width, share) in turns {
             let reading = now.read(Span::from_nanos(width), share);
             let taken = mapping.accept(reading);
             prop_assert!(!matches!(taken, Taken::Breaks(_)), "{taken:?}");
-            let earlier = now;
             now.ppb = base + wander;
-            let at = if when < 0 { earlier } else { now }.after(Span::from_millis(when));
-            if let Some((off, error)) = off(&mapping, at) {
+            past.push((elapsed, now));
+            let asked = (elapsed + when).max(0);
+            let (since, then) = past[past.partition_point(|(since, _)| *since <= asked) - 1];
+            if let Some((off, error)) = off(&mapping, then.after(Span::from_millis(asked - since))) {
                 prop_assert!(off.abs() <= error, "off by {off}, said to be {error}");
             }
             now = now.after(Span::from_millis(millis));
+            elapsed += millis;
         }
     }
 
