@@ -58,6 +58,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Lane::new(Probe::load_reads(&options))?,
         Lane::new(Probe::load_empty(&options))?,
     ];
+    let count = lanes.len() as u32;
     let mut batch = RecvBatch::new(32, 2048);
     let mut report = Vec::new();
     let cases = [
@@ -72,7 +73,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         for _ in 0..rounds {
             for lane in &mut lanes {
                 lane.burst(per_round, &mut batch)?;
-                std::thread::sleep(pause / 3);
+                std::thread::sleep(pause / count);
             }
         }
         let [filter, reads, empty] = [0, 1, 2].map(|lane: usize| lanes[lane].ns_per_run());
